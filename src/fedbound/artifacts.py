@@ -1,0 +1,401 @@
+"""HDF5 artifacts: written atomically, checked on load, readable by any HDF5 tool (design law 7).
+
+An artifact holds root attributes (schema, stage, study, scenario, seed, package version, input digests), tables under
+`/tables`, and what varies from run to run under `/provenance`. A table is a group with one 1-D dataset per column and
+the attributes `encoding-type`, `encoding-version` and `column-order` (AnnData's on-disk convention, AnnData docs
+"fileformat-prose"); strings are stored as codes and categories. Every column carries `unit`, `description` and
+`measured`: a measured column (or one computed from measurements) differs between two runs of the same study.
+
+Two SHA-256 digests are stored: `digest` over everything, verified on load, and `content_digest` without
+`/provenance` and measured columns, which identifies *what was computed*.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from fedbound import __version__
+from fedbound.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = "fedbound"
+SCHEMA_VERSION = 1
+_ROOT_KEYS = ("schema", "schema_version", "stage", "study", "scenario", "seed", "package_version", "inputs")
+_FORMAT = ("v110", "v110")  # the first HDF5 format whose metadata carry checksums; read by every HDF5 >= 1.10
+_COMPRESS_FROM = 16384  # bytes; below that a chunk index costs more than gzip saves
+_MAX_EXPANSION = 1100  # gzip cannot exceed about 1030:1, so a larger claim is damage, refused before allocation
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column's type and meaning: dtype is a numpy dtype or "str"."""
+
+    dtype: str
+    unit: str
+    description: str
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column's field and its values (1-D ndarray; for "str" an object array of str)."""
+
+    field: Field
+    values: np.ndarray
+
+    def __post_init__(self) -> None:
+        dtype = object if self.field.dtype == "str" else np.dtype(self.field.dtype).newbyteorder("<")
+        values = np.asarray(self.values)
+        object.__setattr__(self, "values", values.astype(dtype, copy=False))
+        if values.ndim != 1:
+            raise ValueError(f"a column is 1-D, not {values.ndim}-D")
+
+
+Table = dict[str, Column]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of one table, in order."""
+
+    fields: Mapping[str, Field]
+
+    def table(self, rows: Iterable[Mapping[str, Any]]) -> Table:
+        """Build a table from rows; every row has exactly the schema's keys.
+
+        Raises:
+            ValueError: a row misses a column or has one too many.
+        """
+        rows = list(rows)
+        for row in rows:
+            if row.keys() != self.fields.keys():
+                raise ValueError(f"row differs from its schema in {sorted(row.keys() ^ self.fields.keys())}")
+        return self.columns({key: [row[key] for row in rows] for key in self.fields})
+
+    def columns(self, values: Mapping[str, Sequence[Any] | np.ndarray]) -> Table:
+        """Build a table from whole columns of equal length.
+
+        Raises:
+            ValueError: a column is missing, unknown or of another length.
+        """
+        if values.keys() != self.fields.keys():
+            raise ValueError(f"columns differ from the schema in {sorted(values.keys() ^ self.fields.keys())}")
+        if len({len(v) for v in values.values()}) > 1:
+            raise ValueError("columns differ in length")
+        table = {}
+        for key, field_ in self.fields.items():
+            dtype = object if field_.dtype == "str" else field_.dtype
+            table[key] = Column(field_, np.asarray(values[key], dtype=dtype).reshape(-1))
+        return table
+
+
+@dataclass
+class Artifact:
+    """One stage's result.
+
+    Attributes:
+        stage: name of the stage that wrote it.
+        study: name of the study.
+        scenario: the resolved scenario, as given to the stage.
+        seed: the scenario's seed; None where the stage has none.
+        tables: columns by table and name.
+        inputs: content digest of each input, by name.
+        provenance: what varies from run to run (host, times, job id, versions); str, int or float values.
+    """
+
+    stage: str
+    study: str
+    scenario: dict[str, Any]
+    seed: int | None = None
+    tables: dict[str, Table] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, str | int | float] = field(default_factory=dict)
+    package_version: str = __version__
+
+    def __getitem__(self, table: str) -> pd.DataFrame:
+        """The table as a pandas DataFrame; `.attrs["units"]` maps columns to units."""
+        import pandas as pd
+
+        if table not in self.tables:
+            raise KeyError(f"no table {table!r} in this {self.stage} artifact; it has {', '.join(self.tables)}")
+        columns = self.tables[table]
+        frame = pd.DataFrame({name: column.values for name, column in columns.items()})
+        frame.attrs["units"] = {name: column.field.unit for name, column in columns.items()}
+        return frame
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tables)
+
+    def _attributes(self) -> dict[str, Any]:
+        return {
+            "schema": f"{SCHEMA}/{self.stage}",
+            "schema_version": SCHEMA_VERSION,
+            "stage": self.stage,
+            "study": self.study,
+            "scenario": canonical(self.scenario),
+            "seed": -1 if self.seed is None else int(self.seed),
+            "package_version": self.package_version,
+            "inputs": canonical(self.inputs),
+        }
+
+    def digest(self) -> str:
+        """SHA-256 over all attributes, columns and provenance, hexadecimal."""
+        return self._digest(everything=True)
+
+    def content_digest(self) -> str:
+        """SHA-256 over what was computed: no provenance, no values of measured columns, no package version."""
+        return self._digest(everything=False)
+
+    def _digest(self, everything: bool) -> str:
+        sha = hashlib.sha256()
+        attributes = self._attributes()
+        if not everything:
+            del attributes["package_version"]
+        sha.update(canonical(attributes).encode())
+        for name in sorted(self.tables):
+            for key, column in self.tables[name].items():
+                f = column.field
+                sha.update(canonical([name, key, f.dtype, f.unit, f.description, f.measured]).encode())
+                if everything or not f.measured:
+                    sha.update(_value_bytes(column))
+        if everything:
+            sha.update(canonical(self.provenance).encode())
+        return sha.hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: the one spelling that digests are taken of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=True)
+
+
+def _value_bytes(column: Column) -> bytes:
+    if column.field.dtype == "str":
+        return canonical(column.values.tolist()).encode()
+    return len(column.values).to_bytes(8, "little") + np.ascontiguousarray(column.values).tobytes()
+
+
+def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
+    """Write `artifact` to `path`: temporary file beside it, fsync, rename. An old file stays until the new is whole.
+
+    Raises:
+        ArtifactError: the folder cannot be written, or the disk is full; nothing is left behind.
+    """
+    target = Path(path)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        with h5py.File(temporary, "w", libver=_FORMAT) as file:
+            _write_file(file, artifact)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide a finished artifact from the group
+        _fsync(temporary)
+        os.replace(temporary, target)
+        temporary = None
+        _fsync(target.parent)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {target}: {error}; check space and permissions there") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_file(file: h5py.File, artifact: Artifact) -> None:
+    for key, value in artifact._attributes().items():
+        file.attrs[key] = value
+    tables = file.create_group("tables")
+    for name, table in artifact.tables.items():
+        group = tables.create_group(name)
+        group.attrs["encoding-type"] = "dataframe"
+        group.attrs["encoding-version"] = "0.2.0"
+        group.attrs["column-order"] = np.array(list(table), dtype=h5py.string_dtype())
+        for key, column in table.items():
+            _write_column(group, key, column)
+    provenance = file.create_group("provenance")
+    for key, value in artifact.provenance.items():
+        provenance.attrs[key] = value
+    file.attrs["content_digest"] = artifact.content_digest()
+    file.attrs["digest"] = artifact.digest()
+
+
+def _write_column(group: h5py.Group, key: str, column: Column) -> None:
+    if column.field.dtype == "str":
+        categories, codes = np.unique(column.values.astype(str), return_inverse=True)
+        node: Any = group.create_group(key)
+        node.attrs["encoding-type"] = "categorical"
+        node.attrs["encoding-version"] = "0.2.0"
+        node.attrs["ordered"] = False
+        _dataset(node, "codes", codes.astype("<i4"))
+        node.create_dataset("categories", data=categories.tolist(), dtype=h5py.string_dtype())
+    else:
+        node = _dataset(group, key, column.values)
+        node.attrs["encoding-type"] = "array"
+        node.attrs["encoding-version"] = "0.2.0"
+    node.attrs["unit"] = column.field.unit
+    node.attrs["description"] = column.field.description
+    node.attrs["measured"] = column.field.measured
+
+
+def _dataset(group: h5py.Group, key: str, values: np.ndarray) -> h5py.Dataset:
+    packed = {"compression": "gzip", "shuffle": True} if values.nbytes >= _COMPRESS_FROM else {}
+    return group.create_dataset(key, data=values, **packed)
+
+
+def read(path: str | os.PathLike[str], stage: str | None = None) -> Artifact:
+    """Read and verify an artifact.
+
+    Args:
+        path: the HDF5 file.
+        stage: refuse an artifact of another stage.
+
+    Raises:
+        ArtifactError: missing, truncated, altered, foreign, of a newer schema, or of another stage.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist; run the stage that writes it")
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            artifact, stored = _read_file(file, path)
+    except ArtifactError:
+        raise
+    except Exception as error:  # noqa: BLE001 - h5py raises many kinds on damage; each means the same to the user
+        raise ArtifactError(f"{path} is truncated, damaged or no HDF5 file ({error}); run its stage again") from None
+    if artifact.digest() != stored:
+        raise ArtifactError(f"{path} was altered after it was written (its digest does not match); run its stage again")
+    if stage is not None and artifact.stage != stage:
+        raise ArtifactError(f"{path} is a {artifact.stage!r} artifact where a {stage!r} one is needed; give that one")
+    return artifact
+
+
+def _read_file(file: h5py.File, path: Path) -> tuple[Artifact, str]:
+    root = file.attrs
+    if not str(root.get("schema", "")).startswith(f"{SCHEMA}/"):
+        raise ArtifactError(f"{path} is no fedbound artifact; give a file that a fedbound stage wrote")
+    version = int(root["schema_version"])
+    if version > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema version {version} and this fedbound reads up to {SCHEMA_VERSION}; update fedbound"
+        )
+    size = path.stat().st_size
+    tables = {name: _read_table(group, size) for name, group in file["tables"].items()}
+    seed = int(root["seed"])
+    artifact = Artifact(
+        stage=str(root["stage"]),
+        study=str(root["study"]),
+        scenario=json.loads(root["scenario"]),
+        seed=None if seed < 0 else seed,
+        tables=tables,
+        inputs=json.loads(root["inputs"]),
+        provenance={key: _plain(value) for key, value in file["provenance"].attrs.items()},
+        package_version=str(root["package_version"]),
+    )
+    expected = artifact._attributes()
+    if any(_plain(root[key]) != expected[key] for key in _ROOT_KEYS) or root["content_digest"] != (
+        artifact.content_digest()
+    ):
+        raise ArtifactError(f"{path} was altered after it was written; run its stage again")
+    return artifact, str(root["digest"])
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _read_table(group: h5py.Group, file_size: int) -> Table:
+    return {str(key): _read_column(group[key], file_size) for key in group.attrs["column-order"]}
+
+
+def _read_column(node: Any, file_size: int) -> Column:
+    categorical = isinstance(node, h5py.Group)
+    values = _read_values(node["codes"] if categorical else node, file_size)
+    dtype = "str" if categorical else values.dtype.newbyteorder("=").name
+    if categorical:
+        categories = np.array(node["categories"].asstr()[:], dtype=object)
+        if len(values) and not 0 <= values.min() <= values.max() < len(categories):
+            raise ValueError("category codes out of range")
+        values = categories[values] if len(values) else np.array([], dtype=object)
+    attrs = node.attrs
+    meaning = Field(dtype, str(attrs["unit"]), str(attrs["description"]), bool(attrs["measured"]))
+    return Column(meaning, values)
+
+
+def _read_values(dataset: h5py.Dataset, file_size: int) -> np.ndarray:
+    if dataset.nbytes > _MAX_EXPANSION * file_size:
+        raise ValueError(f"a dataset claims {dataset.nbytes} bytes in a file of {file_size}")
+    return dataset[...]
+
+
+def differences(a: Artifact, b: Artifact) -> list[str]:
+    """What differs in content between two artifacts: one line each; measured columns and provenance do not count."""
+    found = []
+    for key in ("stage", "study", "seed", "scenario", "inputs"):
+        if getattr(a, key) != getattr(b, key):
+            found.append(f"{key}: {getattr(a, key)} | {getattr(b, key)}")
+    for name in sorted(a.tables.keys() | b.tables.keys()):
+        if name not in a.tables or name not in b.tables:
+            found.append(f"table {name}: only in {'the first' if name in a.tables else 'the second'}")
+        else:
+            found += [f"table {name}, {line}" for line in _table_differences(a.tables[name], b.tables[name])]
+    return found
+
+
+def _table_differences(a: Table, b: Table) -> Iterator[str]:
+    if list(a) != list(b):
+        yield f"columns: {list(a)} | {list(b)}"
+        return
+    for key in a:
+        if a[key].field != b[key].field:
+            yield f"column {key}: {a[key].field} | {b[key].field}"
+        elif not a[key].field.measured and _value_bytes(a[key]) != _value_bytes(b[key]):
+            if len(a[key].values) != len(b[key].values):
+                yield f"column {key}: {len(a[key].values)} rows | {len(b[key].values)} rows"
+                continue
+            rows = [i for i, (x, y) in enumerate(zip(a[key].values, b[key].values, strict=True)) if x != y]
+            row = rows[0] if rows else 0
+            yield f"column {key}: {len(rows)} rows differ, first row {row}: {a[key].values[row]} | {b[key].values[row]}"
+
+
+def stamp(**more: str | int | float) -> dict[str, str | int | float]:
+    """Provenance of this process: host, time, job id and library versions, with `more` added."""
+    import platform
+    import socket
+    from datetime import UTC, datetime
+
+    found: dict[str, str | int | float] = {
+        "host": socket.gethostname(),
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S +0000"),
+        "job": os.environ.get("SLURM_JOB_ID", ""),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+        "hdf5": h5py.version.hdf5_version,
+    }
+    return {**found, **more}

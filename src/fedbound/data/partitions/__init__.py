@@ -1,0 +1,1 @@
+"""Partitions of a data set into silos: one file each."""

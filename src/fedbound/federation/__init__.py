@@ -1,0 +1,1 @@
+"""The federation: algorithms, schedulers, transports and the round loop that binds them."""

@@ -1,0 +1,251 @@
+"""From a study to jobs: which scenarios each stage runs, what each reads, and where its artifact lies.
+
+A plan is frozen: snakemake's main process saves it under its own digest, and jobs on other nodes load that file, never
+the study, so that editing the YAML while jobs wait changes nothing under them (design law 10). An artifact's name holds
+a few readable keys and a digest of its resolved scenario and of its inputs' names, so that turning a scalar into a
+list, or adding a seed, renames nothing that is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedbound import study as s
+from fedbound.artifacts import canonical
+from fedbound.errors import ArtifactError
+from fedbound.registry import CODECS
+
+STAGES = ("profile", "calibrate", "train", "privacy", "simulate", "collect")
+RESULTS = "results"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one stage: its resolved scenario and, by input name, the paths it reads."""
+
+    stage: str
+    stem: str
+    scenario: dict[str, Any]
+    inputs: dict[str, str]
+    path: str
+
+    @property
+    def scenario_json(self) -> str:
+        return canonical(self.scenario)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs of a study, by stage and stem, and the resources that they ask for."""
+
+    study: str
+    jobs: dict[str, dict[str, Job]]
+    resources: dict[str, Any]
+
+    def job(self, stage: str, stem: str) -> Job:
+        return self.jobs[stage][stem]
+
+    def paths(self, stage: str) -> list[str]:
+        return [job.path for job in self.jobs[stage].values()]
+
+    def __iter__(self) -> Iterator[Job]:
+        return (job for stage in STAGES for job in self.jobs[stage].values())
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the plan as JSON named after its digest; the same plan is the same file."""
+        text = canonical(asdict(self))
+        path = Path(folder) / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=path.parent, prefix=".plan.", delete=False
+            ) as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(file.name, path)
+        return path
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Plan:
+        """Read a saved plan.
+
+        Raises:
+            ArtifactError: it is missing, or its content does not match the digest in its name.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ArtifactError(f"cannot read the plan {path}: {error.strerror}; start snakemake again") from None
+        if hashlib.sha256(text.encode()).hexdigest()[:16] != path.stem:
+            raise ArtifactError(f"the plan {path} was altered; start snakemake again")
+        raw = json.loads(text)
+        jobs = {
+            stage: {stem: Job(**job) for stem, job in raw["jobs"].get(stage, {}).items()} for stage in STAGES
+        }
+        return Plan(raw["study"], jobs, raw["resources"])
+
+
+def make(study: s.Study) -> Plan:
+    """Resolve a study into jobs: stage by stage, so that each finds the artifacts it reads."""
+    builder = _Builder(study)
+    builder.build()
+    return Plan(study.study, builder.jobs, study.resources.model_dump(mode="json"))
+
+
+class _Builder:
+    def __init__(self, study: s.Study):
+        self.study = study
+        self.jobs: dict[str, dict[str, Job]] = {stage: {} for stage in STAGES}
+
+    def build(self) -> None:
+        study = self.study
+        for data in study.data:
+            for model in study.model:
+                for training in study.training:
+                    for exchange in study.exchange:
+                        self._cell(data, model, training, exchange)
+        for privacy in study.privacy:
+            self._privacy(privacy)
+        self._collect()
+
+    def _cell(self, data: s.Data, model: dict[str, Any], training: s.Training, exchange: s.Exchange) -> None:
+        """Everything that hangs on one setting of data, model, training and exchange."""
+        bounds = {}
+        if exchange.bound == "calibrated":
+            bounds = {
+                "bounds": self._calibrate(data, model, training, exchange, calibration).path
+                for calibration in self.study.calibration[:1]
+            }
+        runs = [self._train(data, model, training, exchange, seed, bounds) for seed in self.study.seeds]
+        for profiling in self.study.profiling:
+            profile = self._profile(data, model, training, exchange, profiling)
+            for simulation in self.study.simulation:
+                # The first seed's run only: its bytes and rounds are what is simulated, and a seed that is added
+                # later must not make finished simulations run again.
+                self._simulate(data, exchange, simulation, profile, runs[0])
+
+    def _add(
+        self, stage: str, scenario: s.Section, keys: dict[str, Any], inputs: dict[str, str] | None = None
+    ) -> Job:
+        inputs = inputs or {}
+        resolved = scenario.model_dump(mode="json")
+        identity = canonical([stage, resolved, {name: Path(path).stem for name, path in inputs.items()}])
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+        stem = "_".join([*(f"{key}-{_readable(value)}" for key, value in keys.items()), digest])
+        path = f"{RESULTS}/{self.study.study}/{stage}/{stem}.h5"
+        return self.jobs[stage].setdefault(stem, Job(stage, stem, resolved, inputs, path))
+
+    def _profile(
+        self,
+        data: s.Data,
+        model: dict[str, Any],
+        training: s.Training,
+        exchange: s.Exchange,
+        profiling: s.Profiling,
+    ) -> Job:
+        lossy = CODECS.entry(exchange.codec["name"]).factory.error_bounded
+        timed = {"bound": profiling.bound, "bound_mode": "rel"} if lossy else {}
+        scenario = s.ProfileScenario(
+            study=self.study.study,
+            data=data,
+            model=model,
+            training=_local(training),
+            exchange=s.Exchange(**{**exchange.model_dump(), **timed}),
+            profiling=profiling,
+        )
+        return self._add("profile", scenario, {"codec": exchange.codec})
+
+    def _calibrate(
+        self,
+        data: s.Data,
+        model: dict[str, Any],
+        training: s.Training,
+        exchange: s.Exchange,
+        calibration: s.Calibration,
+    ) -> Job:
+        scenario = s.CalibrateScenario(
+            study=self.study.study,
+            data=data,
+            model=model,
+            training=_local(training),
+            mode=exchange.mode,
+            error_feedback=bool(exchange.error_feedback),
+            calibration=calibration,
+        )
+        return self._add("calibrate", scenario, {"algorithm": training.algorithm, "mode": exchange.mode})
+
+    def _train(
+        self,
+        data: s.Data,
+        model: dict[str, Any],
+        training: s.Training,
+        exchange: s.Exchange,
+        seed: int,
+        bounds: dict[str, str],
+    ) -> Job:
+        scenario = s.TrainScenario(
+            study=self.study.study, data=data, model=model, training=training, exchange=exchange, seed=seed
+        )
+        keys = {
+            "algorithm": training.algorithm,
+            "codec": exchange.codec,
+            "bound": exchange.bound,
+            "seed": seed,
+        }
+        return self._add("train", scenario, keys, bounds)
+
+    def _privacy(self, privacy: s.Privacy) -> Job:
+        scenario = s.PrivacyScenario(study=self.study.study, privacy=privacy)
+        return self._add("privacy", scenario, {"mechanism": privacy.mechanism, "epsilon": privacy.epsilon})
+
+    def _simulate(
+        self, data: s.Data, exchange: s.Exchange, simulation: s.Simulation, profile: Job, run: Job
+    ) -> Job:
+        scenario = s.SimulateScenario(
+            study=self.study.study, silos=data.silos, exchange=exchange, simulation=simulation
+        )
+        keys = {
+            "scheduler": simulation.scheduler,
+            "clients": simulation.clients,
+            "codec": exchange.codec,
+            "bound": exchange.bound,
+        }
+        return self._add("simulate", scenario, keys, {"profile": profile.path, "run": run.path})
+
+    def _collect(self) -> Job:
+        scenario = s.CollectScenario(study=self.study.study, report=self.study.report)
+        inputs = {
+            f"{stage}/{stem}": job.path for stage, jobs in self.jobs.items() for stem, job in jobs.items()
+        }
+        job = Job(
+            "collect",
+            "study",
+            scenario.model_dump(mode="json"),
+            inputs,
+            f"{RESULTS}/{self.study.study}/study.h5",
+        )
+        self.jobs["collect"]["study"] = job
+        return job
+
+
+def _local(training: s.Training) -> s.LocalTraining:
+    return s.LocalTraining(**{key: getattr(training, key) for key in s.LocalTraining.model_fields})
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        value = value["name"]
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).replace("_", "-").replace("/", "-").replace(":", "-")

@@ -1,0 +1,303 @@
+"""The tables of every artifact: their columns, units and meaning. This is the reference that the docs print.
+
+`measured=True` marks what differs between two runs of the same study (times, and what is computed from times);
+`fedbound inspect --diff` and the content digests pass over those columns.
+"""
+
+from __future__ import annotations
+
+from fedbound.artifacts import Field, Schema
+
+
+def _f(unit: str, description: str, measured: bool = False) -> Field:
+    return Field("float64", unit, description, measured)
+
+
+def _i(unit: str, description: str, measured: bool = False) -> Field:
+    return Field("int64", unit, description, measured)
+
+
+def _s(description: str, measured: bool = False) -> Field:
+    return Field("str", "", description, measured)
+
+
+def _seconds(description: str) -> Field:
+    return _f("s", description, measured=True)
+
+
+_FAIRNESS = {
+    "accuracy": _f("1", "test accuracy over all silos' test samples"),
+    "loss": _f("nat", "mean test cross-entropy over all silos' test samples"),
+    "accuracy_mean": _f("1", "mean over silos of their own test accuracy"),
+    "accuracy_sd": _f("1", "standard deviation over silos of their own test accuracy"),
+    "accuracy_min": _f("1", "the worst silo's test accuracy"),
+    "accuracy_worst10": _f("1", "mean test accuracy of the worst 10 % of silos (at least one)"),
+    "jain": _f("1", "Jain's fairness index of the silos' test accuracies: (sum a)^2 / (K sum a^2)"),
+}
+
+# ---- run.h5 (train) -------------------------------------------------------------------------------------------------
+
+RUN_ROUNDS = Schema(
+    {
+        "round": _i("1", "rounds completed; row 0 is the initial model"),
+        **_FAIRNESS,
+        "bytes_up": _i("byte", "bytes of all messages silo to server in this round, headers included"),
+        "bytes_down": _i("byte", "bytes of all messages server to silo in this round, headers included"),
+        "raw_up": _i("byte", "bytes the round's updates would take uncompressed, without headers"),
+        "ratio_up": _f("1", "raw_up / bytes_up"),
+        "violations": _i("1", "blocks whose error exceeded the bound and were sent again by a tighter encoding"),
+        "seconds": _seconds("wall time of the round at the server, from dispatch to the new model"),
+        "aggregate_seconds": _seconds("time the server spent folding updates, decoding apart"),
+        "decode_seconds": _seconds("time the server spent decoding updates"),
+        "wait_seconds": _seconds("time the server waited for messages"),
+        "checkpoint_seconds": _seconds("time the server spent writing its checkpoint"),
+        "checkpoint_bytes": _i("byte", "size of the server's checkpoint", measured=True),
+    }
+)
+
+RUN_SILOS = Schema(
+    {
+        "round": _i("1", "round in which this update was made, from 1"),
+        "silo": _i("1", "silo"),
+        "samples": _i("1", "training samples of the silo"),
+        "steps": _i("1", "local steps taken"),
+        "train_loss": _f("nat", "mean training loss over the round's local steps"),
+        "bytes_up": _i("byte", "bytes of the update message, header included"),
+        "payload_up": _i("byte", "bytes of the encoded tensors in the update message"),
+        "raw_up": _i("byte", "bytes the update would take uncompressed"),
+        "bytes_down": _i("byte", "bytes of the model message, header included"),
+        "error_over_bound": _f("1", "largest |x - decoded| / bound over all lossy blocks; 0 where none is lossy"),
+        "violations": _i("1", "blocks encoded again because the bound was exceeded"),
+        "residual_norm": _f("1", "L2 norm of the error-feedback residual after encoding"),
+        "staleness": _i("1", "model versions that passed between dispatch and aggregation"),
+        "train_seconds": _seconds("local training"),
+        "evaluate_seconds": _seconds("evaluating the received model on the silo's own test and validation data"),
+        "encode_seconds": _seconds("encoding the update, bound check included"),
+        "wait_seconds": _seconds("the silo waited for the model"),
+        "decode_seconds": _seconds("the server decoded this update"),
+        "arrival_seconds": _seconds("from the round's dispatch to this update's arrival at the server"),
+        "memory_bytes": _i("byte", "peak resident memory of the silo's process", measured=True),
+    }
+)
+
+RUN_EVALUATIONS = Schema(
+    {
+        "round": _i("1", "rounds completed when the model was evaluated"),
+        "silo": _i("1", "silo"),
+        "test_samples": _i("1", "test samples of the silo"),
+        "test_accuracy": _f("1", "accuracy on the silo's own test samples"),
+        "test_loss": _f("nat", "mean cross-entropy on the silo's own test samples"),
+        "validation_samples": _i("1", "validation samples of the silo"),
+        "validation_accuracy": _f("1", "accuracy on the silo's own validation samples; NaN where it has none"),
+    }
+)
+
+RUN_TENSORS = Schema(
+    {
+        "round": _i("1", "round"),
+        "silo": _i("1", "silo"),
+        "block": _s("the tensor, or the names of the small tensors coded as one block"),
+        "values": _i("1", "number of values"),
+        "bound": _f("1", "absolute error bound used; 0 where lossless"),
+        "bytes": _i("byte", "encoded bytes"),
+    }
+)
+
+RUN_SUMMARY = Schema(
+    {
+        **{key: field for key, field in _FAIRNESS.items()},
+        "rounds": _i("1", "rounds completed"),
+        "bytes_up": _i("byte", "all bytes silo to server"),
+        "bytes_down": _i("byte", "all bytes server to silo"),
+        "raw_up": _i("byte", "bytes the updates would take uncompressed"),
+        "ratio_up": _f("1", "raw_up / bytes_up"),
+        "ratio_both": _f("1", "(raw_up + raw down) / (bytes_up + bytes_down)"),
+        "violations": _i("1", "bound violations caught and mended at the sender"),
+        "round_seconds": _seconds("median wall time of a round, the first left out where there are more"),
+        "seconds": _seconds("wall time of all rounds"),
+        "server_memory_bytes": _i("byte", "peak resident memory of the server's process", measured=True),
+        "resumed_from": _i("1", "round that this run resumed from; -1 where it ran in one go", measured=True),
+    }
+)
+
+# ---- bounds.h5 (calibrate) ------------------------------------------------------------------------------------------
+
+BOUNDS = Schema(
+    {
+        "direction": _s("up: silo to server; down: server to silo"),
+        "silo": _i("1", "silo; -1 for all"),
+        "tensor": _s("name of the tensor"),
+        "bound": _f("1", "absolute bound at round 0 (mean over silos and seeds of an uncompressed probe)"),
+        "rule": _s("how the bound scales in later rounds: 'range' is scale * (max - min) of what is encoded"),
+        "scale": _f("1", "the rule's factor"),
+        "predicted_bits": _f("bit", "predicted bits per value: entropy of round(x / (2 bound)) at round 0"),
+        "sensitivity": _f("1", "mean squared gradient of the validation loss (empirical Fisher) at the probe's end"),
+    }
+)
+
+BOUNDS_PROBES = Schema(
+    {
+        "scale": _f("1", "relative bound of the probe; 0 for the uncompressed run"),
+        "seed": _i("1", "seed"),
+        "accuracy": _f("1", "validation accuracy, mean of the probe's last three evaluations"),
+        "drop": _f("percentage point", "accuracy of the uncompressed run of the same seed minus this one, in points"),
+        "spread": _f("1", "standard deviation over silos of their validation accuracy at the end"),
+        "bytes_up": _i("byte", "uplink bytes of the probe, headers included"),
+        "ratio_up": _f("1", "uncompressed over sent bytes, uplink"),
+    }
+)
+
+BOUNDS_DECISION = Schema(
+    {
+        "scale": _f("1", "largest relative bound accepted; 0 where none was"),
+        "refused": _f("1", "smallest relative bound refused above it; NaN where none was tried"),
+        "tolerance": _f("percentage point", "accuracy drop allowed"),
+        "mean_drop": _f("percentage point", "mean drop at the accepted bound"),
+        "upper_drop": _f("percentage point", "one-sided 95 % upper confidence limit of the drop (paired t)"),
+        "seeds": _i("1", "paired seeds"),
+        "probes": _i("1", "federated runs made"),
+        "bytes": _i("byte", "uplink bytes that the calibration's probes would have cost"),
+        "seconds": _seconds("wall time of the calibration"),
+    }
+)
+
+# ---- profile.h5 -----------------------------------------------------------------------------------------------------
+
+PROFILE_SILOS = Schema(
+    {
+        "round": _i("1", "measured round, from 1"),
+        "silo": _i("1", "silo"),
+        "steps": _i("1", "local steps"),
+        "raw_bytes": _i("byte", "uncompressed update"),
+        "up_bytes": _i("byte", "update message, header included"),
+        "down_bytes": _i("byte", "model message, header included"),
+        "train_seconds": _seconds("local training, all ranks at work"),
+        "evaluate_seconds": _seconds("evaluation at the silo"),
+        "encode_seconds": _seconds("encoding the update, bound check included"),
+        "decode_seconds": _seconds("the server decoding this update"),
+        "aggregate_seconds": _seconds("the server folding this update"),
+    }
+)
+
+PROFILE_CODEC = Schema(
+    {
+        "block": _s("tensor or block"),
+        "stage": _s("early: first measured round; late: last"),
+        "values": _i("1", "number of values"),
+        "bound": _f("1", "absolute bound"),
+        "ratio": _f("1", "uncompressed over encoded bytes"),
+        "entropy_ratio": _f("1", "32 (64) bits over the entropy of round(x / (2 bound)); NaN for lossless codecs"),
+        "encode_rate": _f("byte/s", "uncompressed bytes encoded per second, median", measured=True),
+        "decode_rate": _f("byte/s", "uncompressed bytes decoded per second, median", measured=True),
+    }
+)
+
+PROFILE_LINK = Schema(
+    {
+        "rank": _i("1", "MPI rank at the other end of the link from the server"),
+        "bytes": _i("byte", "message size"),
+        "repeat": _i("1", "repetition"),
+        "seconds": _seconds("one-way time: half a round trip"),
+    }
+)
+
+PROFILE_COSTS = Schema(
+    {
+        "silo": _i("1", "silo"),
+        "samples": _i("1", "training samples"),
+        "steps": _i("1", "local steps per round"),
+        "train_seconds": _seconds("median local training per round, all ranks at work"),
+        "alone_seconds": _seconds("median local training per round with the other ranks idle"),
+        "evaluate_seconds": _seconds("median evaluation per round"),
+        "encode_seconds": _seconds("median encoding per update"),
+        "decode_seconds": _seconds("median decoding per update at the server"),
+        "latency": _seconds("one-way latency of the link, from a least-squares line through its median times"),
+        "bandwidth": _f("byte/s", "bandwidth of the link, from the same line", measured=True),
+    }
+)
+
+PROFILE_SERVER = Schema(
+    {
+        "aggregate_seconds": _seconds("median time to fold one decoded update"),
+        "message_seconds": _seconds("server time per message that is neither decoding, folding nor waiting, median"),
+        "round_overhead_seconds": _seconds("round time beyond its slowest silo, decoding and folding, median"),
+        "ranks": _i("1", "MPI ranks"),
+        "cores": _i("1", "processor cores that the job may use", measured=True),
+    }
+)
+
+# ---- simulation.h5 --------------------------------------------------------------------------------------------------
+# Everything here that is a time is computed from measured costs, hence measured.
+
+SIMULATION_ROUNDS = Schema(
+    {
+        "round": _i("1", "aggregation, from 1"),
+        "start": _seconds("simulated time of the dispatch"),
+        "end": _seconds("simulated time of the new model"),
+        "seconds": _seconds("end - start"),
+        "download": _seconds("mean over clients: dispatch to model received"),
+        "compute": _seconds("mean over clients: training"),
+        "codec": _seconds("mean over clients: encoding"),
+        "upload": _seconds("mean over clients: update ready to update received"),
+        "server": _seconds("server time after the last arrival: decoding and folding"),
+        "slowest": _i("1", "client that arrived last", measured=True),
+    }
+)
+
+SIMULATION_SUMMARY = Schema(
+    {
+        "clients": _i("1", "clients"),
+        "scheduler": _s("scheduler"),
+        "codec": _s("codec of the uplink"),
+        "bound": _s("bound as written in the study"),
+        "up_bytes": _f("byte", "mean update message of the measured run"),
+        "down_bytes": _f("byte", "mean model message of the measured run"),
+        "round_seconds": _seconds("mean simulated time of a round"),
+        "uplink_utilisation": _f("1", "busy share of the server's incoming link", measured=True),
+        "downlink_utilisation": _f("1", "busy share of the server's outgoing link", measured=True),
+        "server_bandwidth": _f("Mbit/s", "server link, each way"),
+        "client_bandwidth": _f("Mbit/s", "median client link"),
+        "events": _i("1", "events processed", measured=True),
+        "engine": _s("engine that ran, and why it is valid here"),
+        "wall_seconds": _seconds("wall time of the simulation itself"),
+    }
+)
+
+SIMULATION_VALIDATION = Schema(
+    {
+        "quantity": _s("what is compared: 'round', or 'arrival of silo k'"),
+        "predicted": _seconds("predicted from the profile"),
+        "measured": _seconds("median of the measured run, the first round left out"),
+        "error": _f("1", "(predicted - measured) / measured", measured=True),
+        "no_contention": _seconds("the same prediction if transfers did not share the link"),
+    }
+)
+
+# ---- privacy.h5 -----------------------------------------------------------------------------------------------------
+
+PRIVACY_RESULTS = Schema(
+    {
+        "mechanism": _s("mechanism"),
+        "clients": _i("1", "clients n"),
+        "dimension": _i("1", "coordinates d"),
+        "clip": _f("1", "norm bound of one client's vector"),
+        "norm": _s("norm that is clipped: L1 or L2"),
+        "target_epsilon": _f("1", "epsilon asked for"),
+        "epsilon": _f("1", "epsilon from the accountant for the parameters used"),
+        "delta": _f("1", "delta at which epsilon holds"),
+        "accountant": _s("accountant and its method"),
+        "unit": _s("unit of privacy: what one record is"),
+        "adjacency": _s("neighbouring data sets: add-remove, replace or zero-out"),
+        "trust": _s("who is trusted: local, secure aggregation or central server"),
+        "sampling": _s("how clients are sampled"),
+        "noise": _f("1", "noise parameter: standard deviation of the summed noise per coordinate, unscaled units"),
+        "bits": _f("bit", "bits per coordinate that a client sends"),
+        "mse": _f("1", "measured mean squared error per coordinate of the estimated mean"),
+        "mse_se": _f("1", "standard error of mse over trials"),
+        "mse_closed": _f("1", "the mechanism's closed form for the same"),
+        "bias": _f("1", "measured mean error per coordinate"),
+        "floor": _f("1", "mse of the central analytic Gaussian mechanism at the same epsilon and delta"),
+        "trials": _i("1", "repetitions"),
+        "seconds": _seconds("wall time of the cell"),
+    }
+)

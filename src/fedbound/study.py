@@ -1,0 +1,483 @@
+"""The study: what a user may write in YAML, and what each stage gets to read of it.
+
+Every section model below describes *one* setting: one value per key. A study may hold a list wherever a section has
+a scalar, which makes a sweep; `expand` turns such a section into the list of its settings. The `*Scenario` models at
+the end say which keys a stage reads, and therefore which edits make it run again.
+
+The parts (codecs, mechanisms, algorithms ...) are not named here: each declares its own options in its own file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+
+from fedbound.errors import InputError, nearest
+from fedbound.registry import (
+    ALGORITHMS,
+    CODECS,
+    DATASETS,
+    ENGINES,
+    MECHANISMS,
+    MODELS,
+    PARTITIONS,
+    SCHEDULERS,
+    Registry,
+    explain,
+    takes_list,
+)
+
+
+class Section(BaseModel):
+    """One part of a study with one value per key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _Part:
+    """Annotation of a field that names a registered part."""
+
+    def __init__(self, registry: Registry):
+        self.registry = registry
+
+    def __call__(self, value: Any, _info: ValidationInfo) -> dict[str, Any]:
+        try:
+            return self.registry.normalise(value)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
+
+def part(registry: Registry) -> Any:
+    """Type of a field that names a part of `registry`: `sz3`, or `{name: sz3, predictor: nopred}`."""
+    marker = _Part(registry)
+    return Annotated[dict[str, Any], BeforeValidator(marker), marker]
+
+
+Dataset = part(DATASETS)
+Partition = part(PARTITIONS)
+Model = part(MODELS)
+Algorithm = part(ALGORITHMS)
+Scheduler = part(SCHEDULERS)
+Codec = part(CODECS)
+Mechanism = part(MECHANISMS)
+Engine = part(ENGINES)
+
+
+class Data(Section):
+    """Which data, and how they lie in silos."""
+
+    dataset: Dataset = Field(default="digits", validate_default=True, description="the data set")
+    silos: int = Field(default=4, ge=1, description="number of silos")
+    partition: Partition = Field(
+        default="dirichlet", validate_default=True, description="how samples are split among silos"
+    )
+    validation: float = Field(default=0.15, ge=0, lt=1, description="share of each silo's samples kept for calibration")
+    test: float = Field(default=0.25, gt=0, lt=1, description="share of each silo's samples kept for the test")
+    seed: int = Field(default=0, ge=0, description="seed of the split into silos and parts")
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> Data:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation ({self.validation:g}) and test ({self.test:g}) leave nothing to train on; "
+                "lower them so that they add up to less than 1"
+            )
+        return self
+
+
+class LocalTraining(Section):
+    """What one silo does in one round."""
+
+    algorithm: Algorithm = Field(default="fedavg", validate_default=True, description="federated algorithm")
+    local_epochs: int = Field(default=2, ge=1, description="passes over a silo's training samples per round")
+    batch_size: int = Field(default=32, ge=1, description="samples per local step")
+    optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="local optimizer, fresh in each round")
+    learning_rate: float = Field(default=0.05, gt=0, description="local learning rate")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd; adam ignores it")
+    weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty of the local optimizer")
+    device: Literal["cpu", "cuda", "auto"] = Field(default="cpu", description="where silos train")
+
+
+class Training(LocalTraining):
+    """The federated training run."""
+
+    scheduler: Scheduler = Field(default="sync", validate_default=True, description="when silos train and report")
+    rounds: int = Field(default=20, ge=1, description="rounds of training")
+    evaluate_every: int = Field(default=1, ge=1, description="rounds between evaluations; the last is always evaluated")
+
+
+class Exchange(Section):
+    """What happens to an update between silo and server."""
+
+    codec: Codec = Field(default="none", validate_default=True, description="codec of the updates (uplink)")
+    mode: Literal["delta", "weights"] = Field(
+        default="delta", description="what is sent: the change against the model both ends hold, or the weights"
+    )
+    error_feedback: bool | None = Field(
+        default=True, description="add what the last encoding lost to the next update (lossy codecs only)"
+    )
+    bound: float | Literal["calibrated"] | None = Field(
+        default="calibrated", description="error bound, or 'calibrated': taken from the calibrate stage"
+    )
+    bound_mode: Literal["rel", "abs"] | None = Field(
+        default="rel", description="rel: times the value range (max - min) of each tensor; abs: as it is"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_matters(cls, values: Any) -> Any:
+        """A lossless codec has no bound and no residual: spellings that mean the same become the same scenario."""
+        if not isinstance(values, Mapping):
+            return values
+        try:
+            codec = CODECS.entry(CODECS.normalise(values.get("codec", "none"))["name"]).factory
+        except InputError:
+            return values  # the codec field itself reports it
+        values = dict(values)
+        if codec.lossless:
+            values["error_feedback"] = None
+        if not codec.error_bounded:
+            values["bound"] = None
+        if values.get("bound", "calibrated") in ("calibrated", None):
+            values["bound_mode"] = None
+        return values
+
+    @model_validator(mode="after")
+    def _positive_bound(self) -> Exchange:
+        if isinstance(self.bound, float) and self.bound <= 0:
+            raise ValueError(
+                f"the bound {self.bound:g} of codec {self.codec['name']!r} must be above 0; "
+                "use the codec 'none' or 'lossless' for an exact exchange"
+            )
+        return self
+
+
+class Calibration(Section):
+    """The search for the largest bound that keeps accuracy."""
+
+    codec: Codec = Field(default="sz3", validate_default=True, description="error-bounded codec of the probes")
+    tolerance: float = Field(default=1.0, gt=0, lt=100, description="accuracy drop allowed, in percentage points")
+    rounds: int = Field(default=12, ge=1, description="rounds of each probe")
+    seeds: list[int] = Field(default=[101, 102, 103], min_length=3, description="seeds of the paired probes")
+    smallest: float = Field(default=1e-3, gt=0, description="smallest relative bound tried")
+    largest: float = Field(default=1.0, gt=0, description="largest relative bound tried")
+    per_decade: int = Field(default=4, ge=1, le=20, description="grid points per factor of ten")
+
+    @model_validator(mode="after")
+    def _sound(self) -> Calibration:
+        if self.smallest >= self.largest:
+            raise ValueError(f"smallest ({self.smallest:g}) must be below largest ({self.largest:g})")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"the seeds {self.seeds} repeat one; give different ones")
+        if not CODECS.entry(self.codec["name"]).factory.error_bounded:
+            raise ValueError(f"the codec {self.codec['name']!r} has no error bound to calibrate; try 'sz3'")
+        return self
+
+
+class Privacy(Section):
+    """Mean estimation under differential privacy: what each mechanism costs at each epsilon."""
+
+    mechanism: Mechanism = Field(default="gaussian", validate_default=True, description="DP mechanism")
+    epsilon: float = Field(default=1.0, gt=0, description="target epsilon of one release")
+    delta: float = Field(default=1e-5, gt=0, lt=1, description="target delta of one release")
+    clients: int = Field(default=100, ge=1, description="clients whose vectors are averaged")
+    dimension: int = Field(default=256, ge=1, description="coordinates of each vector")
+    clip: float = Field(default=1.0, gt=0, description="bound on each vector's norm (L2; L1 for laplace)")
+    trials: int = Field(default=20, ge=2, description="repetitions of the estimate")
+    seed: int = Field(default=0, ge=0, description="seed of the simulated vectors and noise (not for production)")
+
+
+class Profiling(Section):
+    """What the profile stage measures."""
+
+    rounds: int = Field(default=4, ge=2, description="rounds measured, after one of warm-up")
+    bound: float = Field(default=0.1, gt=0, description="relative bound at which lossy codecs are timed")
+    repeats: int = Field(default=5, ge=1, description="repetitions of each codec and link measurement")
+    message_sizes: list[int] = Field(
+        default=[64, 4096, 65536, 1048576, 8388608], min_length=2, description="bytes of the link's test messages"
+    )
+
+
+class Simulation(Section):
+    """The population and network whose round time is predicted."""
+
+    clients: int = Field(default=100, ge=1, le=10_000_000, description="number of clients")
+    scheduler: Scheduler = Field(default="sync", validate_default=True, description="when clients train and report")
+    rounds: int = Field(default=3, ge=1, description="rounds simulated")
+    server_bandwidth: float = Field(default=1000.0, gt=0, description="server link, megabits per second each way")
+    client_bandwidth: float = Field(default=100.0, gt=0, description="median client link, megabits per second")
+    bandwidth_spread: float = Field(default=0.5, ge=0, description="sigma of the lognormal client bandwidth")
+    latency: float = Field(default=0.01, ge=0, description="one-way latency, seconds")
+    compute_spread: float = Field(default=0.5, ge=0, description="sigma of the lognormal client training time")
+    compute_scale: float = Field(default=1.0, gt=0, description="training time as a multiple of the profiled one")
+    engine: Engine = Field(default="fluid", validate_default=True, description="simulation engine")
+    seed: int = Field(default=0, ge=0, description="seed of the drawn population")
+
+
+class StageResources(Section):
+    """What one job of a stage asks of the cluster."""
+
+    mem_mb: int = Field(default=2000, ge=1, description="memory per job (per rank for MPI stages), megabytes")
+    runtime: int = Field(default=30, ge=1, description="time limit, minutes")
+
+
+class Resources(Section):
+    """How jobs run. Nothing here changes a number in a result, so nothing here makes a stage run again."""
+
+    checkpoint_every: int = Field(default=1, ge=1, description="rounds between checkpoints: the most a kill can cost")
+    profile: StageResources = StageResources()
+    calibrate: StageResources = StageResources()
+    train: StageResources = StageResources()
+    privacy: StageResources = StageResources()
+    simulate: StageResources = StageResources()
+    collect: StageResources = StageResources()
+
+
+class Report(Section):
+    """What the report shows."""
+
+    title: str = Field(default="", description="title of the HTML report; the study's name when empty")
+    tolerance: float = Field(
+        default=1.0, gt=0, description="accuracy drop, in points, that the recommendation may accept"
+    )
+
+
+class ProfileScenario(Section):
+    """What `fedbound profile` reads."""
+
+    study: str
+    data: Data
+    model: Model
+    training: LocalTraining
+    exchange: Exchange
+    profiling: Profiling
+
+
+class CalibrateScenario(Section):
+    """What `fedbound calibrate` reads."""
+
+    study: str
+    data: Data
+    model: Model
+    training: LocalTraining
+    mode: Literal["delta", "weights"]
+    error_feedback: bool
+    calibration: Calibration
+
+
+class TrainScenario(Section):
+    """What `fedbound train` reads."""
+
+    study: str
+    data: Data
+    model: Model
+    training: Training
+    exchange: Exchange
+    seed: int = Field(ge=0)
+
+
+class PrivacyScenario(Section):
+    """What `fedbound privacy` reads."""
+
+    study: str
+    privacy: Privacy
+
+
+class SimulateScenario(Section):
+    """What `fedbound simulate` reads."""
+
+    study: str
+    silos: int = Field(ge=1)
+    exchange: Exchange
+    simulation: Simulation
+
+
+class CollectScenario(Section):
+    """What `fedbound collect` reads."""
+
+    study: str
+    report: Report
+
+
+SWEPT: dict[str, type[Section]] = {
+    "data": Data,
+    "training": Training,
+    "exchange": Exchange,
+    "calibration": Calibration,
+    "privacy": Privacy,
+    "profiling": Profiling,
+    "simulation": Simulation,
+}
+FIXED: dict[str, type[Section]] = {"resources": Resources, "report": Report}
+KEYS = ("study", "seeds", "data", "model", "training", "exchange", *list(SWEPT)[3:], *FIXED)
+
+
+class Study(BaseModel):
+    """A validated study: every section expanded to the list of its settings, in the order written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    study: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    seeds: tuple[int, ...]
+    data: tuple[Data, ...]
+    model: tuple[dict[str, Any], ...]
+    training: tuple[Training, ...]
+    exchange: tuple[Exchange, ...]
+    calibration: tuple[Calibration, ...]
+    privacy: tuple[Privacy, ...]
+    profiling: tuple[Profiling, ...]
+    simulation: tuple[Simulation, ...]
+    resources: Resources
+    report: Report
+
+
+def parse(config: Mapping[str, Any]) -> Study:
+    """Validate a study as read from YAML.
+
+    Raises:
+        InputError: with one sentence that names the first bad key, its value and the mend.
+    """
+    if not isinstance(config, Mapping):
+        raise InputError("a study is a mapping of keys such as 'study', 'data' and 'training'; this file is none")
+    for key in config:
+        if key not in KEYS:
+            raise InputError(f"unknown key {str(key)!r} in the study; {nearest(str(key), KEYS)}")
+    name = config.get("study")
+    if not isinstance(name, str) or not name or not all(c.isdigit() or c.islower() or c in "_-" for c in name):
+        raise InputError(f"study: {name!r} is refused: give a name of lower-case letters, digits, '-' and '_'")
+    swept = {key: expand(model, config.get(key), key) for key, model in SWEPT.items()}
+    models = tuple(_parts(MODELS, config.get("model", "mlp"), "model"))
+    return Study(
+        study=name,
+        seeds=_seeds(config.get("seeds", [0, 1, 2])),
+        model=models,
+        **{key: tuple(values) for key, values in swept.items()},  # type: ignore[arg-type]
+        **{key: _section(model, config.get(key), key) for key, model in FIXED.items()},  # type: ignore[arg-type]
+    )
+
+
+def check_data(study: Study) -> None:
+    """Refuse what only a look at the data shows: a missing folder, more silos than samples.
+
+    Raises:
+        InputError: naming the key and the mend.
+    """
+    for data in study.data:
+        options = dict(data.dataset)
+        entry = DATASETS.entry(options.pop("name"))
+        count = entry.factory(entry.options(**options)).count()
+        if count is not None and data.silos > count // 3:
+            raise InputError(
+                f"data.silos: {data.silos} silos cannot share the {count} samples of {entry.name!r} "
+                f"(each needs at least 3); use at most {count // 3}"
+            )
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a study's YAML file; a key written twice is refused.
+
+    Raises:
+        InputError: the file is missing or is not YAML, with the line.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
+        keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                line = node.value[index][0].start_mark.line + 1
+                raise InputError(f"{path}, line {line}: the key {key!r} is written twice; remove one")
+        return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, Loader=Loader)  # a SafeLoader: builds plain values only
+    except OSError as error:
+        raise InputError(f"cannot read the study {str(path)!r}: {error.strerror}; check the path") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not valid YAML"
+        raise InputError(f"{path}{where}: {problem}; mend the YAML there") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no study; it must be a mapping of keys such as 'study' and 'data'")
+    return content
+
+
+def expand(model: type[Section], raw: Any, name: str) -> list[Any]:
+    """All settings of one section: the product of its lists, validated, in the order written, without repeats.
+
+    Raises:
+        InputError: naming section, key, value and mend.
+    """
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, Mapping):
+        raise InputError(f"{name}: {raw!r} is refused: write a mapping of keys ({', '.join(model.model_fields)})")
+    axes: list[list[tuple[str, Any]]] = []
+    for key, value in raw.items():
+        values = value if isinstance(value, list) and not takes_list(model, str(key)) else [value]
+        if not values:
+            raise InputError(f"{name}.{key}: the list is empty; give at least one value or remove the key")
+        registry = _registry_of(model, str(key))
+        if registry is not None:
+            values = [one for item in values for one in _expanded(registry, item, f"{name}.{key}")]
+        axes.append([(str(key), one) for one in values])
+    return _unique(_section(model, dict(pairs), name) for pairs in itertools.product(*axes))
+
+
+def _section(model: type[Section], values: Any, name: str) -> Any:
+    if values is not None and not isinstance(values, Mapping):
+        raise InputError(f"{name}: {values!r} is refused: write a mapping of keys ({', '.join(model.model_fields)})")
+    try:
+        return model(**(values or {}))
+    except ValidationError as error:
+        raise InputError(explain(error, model, name)) from None
+
+
+def _registry_of(model: type[Section], key: str) -> Registry | None:
+    field = model.model_fields.get(key)
+    markers = [m for m in field.metadata if isinstance(m, _Part)] if field else []
+    return markers[0].registry if markers else None
+
+
+def _expanded(registry: Registry, item: Any, where: str) -> list[Any]:
+    try:
+        return registry.expand(item)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _parts(registry: Registry, raw: Any, where: str) -> list[dict[str, Any]]:
+    items = raw if isinstance(raw, list) else [raw]
+    choices = [one for item in items for one in _expanded(registry, item, where)]
+    try:
+        return _unique(registry.normalise(choice) for choice in choices)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _seeds(raw: Any) -> tuple[int, ...]:
+    seeds = raw if isinstance(raw, list) else [raw]
+    for seed in seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise InputError(f"seeds: {seed!r} is refused: seeds are whole numbers from 0")
+    if not seeds:
+        raise InputError("seeds: the list is empty; give at least one seed")
+    return tuple(dict.fromkeys(seeds))
+
+
+def _unique(items: Any) -> list[Any]:
+    kept: list[Any] = []
+    for item in items:
+        if item not in kept:
+            kept.append(item)
+    return kept

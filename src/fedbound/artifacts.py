@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,27 +40,74 @@ _MAX_EXPANSION = 1100  # gzip cannot exceed about 1030:1, so a larger claim is d
 
 @dataclass(frozen=True)
 class Field:
-    """One column's type and meaning: dtype is a numpy dtype or "str"."""
+    """One column's type and meaning: dtype is "str" or the name of a boolean, integer or IEEE floating type.
+
+    Raises:
+        ValueError: of another dtype, which HDF5 cannot hold portably.
+    """
 
     dtype: str
     unit: str
     description: str
     measured: bool = False
 
+    def __post_init__(self) -> None:
+        if self.dtype == "str":
+            return
+        dtype = np.dtype(self.dtype)
+        if dtype.kind not in "biuf" or dtype.itemsize > 8:
+            raise ValueError(f"a column holds str, bool, integers or floats of at most 64 bits, not {self.dtype!r}")
+        object.__setattr__(self, "dtype", dtype.name)  # one spelling, because digests are taken of it
+
 
 @dataclass(frozen=True)
 class Column:
-    """One column's field and its values (1-D ndarray; for "str" an object array of str)."""
+    """One column's field and its values (1-D ndarray; for "str" an object array of str).
+
+    Raises:
+        ValueError: the values are not 1-D, or their type cannot hold them (a fraction or NaN in an integer column,
+            anything but text without NUL in a "str" column).
+    """
 
     field: Field
     values: np.ndarray
 
     def __post_init__(self) -> None:
-        dtype = object if self.field.dtype == "str" else np.dtype(self.field.dtype).newbyteorder("<")
-        values = np.asarray(self.values)
-        object.__setattr__(self, "values", values.astype(dtype, copy=False))
+        text = self.field.dtype == "str"
+        values = np.asarray(self.values, dtype=object) if text else np.asarray(self.values)
         if values.ndim != 1:
             raise ValueError(f"a column is 1-D, not {values.ndim}-D")
+        converted = _text(values) if text else _numbers(values, self.field.dtype)
+        object.__setattr__(self, "values", converted)
+
+
+def _text(values: np.ndarray) -> np.ndarray:
+    for value in values:
+        # HDF5 strings end at NUL; a lone surrogate has no UTF-8
+        if not isinstance(value, str) or "\0" in value or not _encodable(value):
+            raise ValueError(f"a str column holds text without NUL, not {value!r}")
+    return values
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _numbers(values: np.ndarray, dtype: str) -> np.ndarray:
+    wanted = np.dtype(dtype).newbyteorder("<")
+    if values.dtype == wanted or values.size == 0:
+        return values.astype(wanted, copy=False)
+    if values.dtype.kind not in "biufO":
+        raise ValueError(f"a column of {dtype} cannot hold {values[0]!r}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        converted = values.astype(wanted)
+    if wanted.kind != "f" and not np.array_equal(values, converted):
+        raise ValueError(f"a column of {dtype} cannot hold {values[values != converted][0]!r}")
+    return converted
 
 
 Table = dict[str, Column]
@@ -76,7 +123,7 @@ class Schema:
         """Build a table from rows; every row has exactly the schema's keys.
 
         Raises:
-            ValueError: a row misses a column or has one too many.
+            ValueError: a row misses a column or has one too many, or a column's type cannot hold a value.
         """
         rows = list(rows)
         for row in rows:
@@ -88,7 +135,7 @@ class Schema:
         """Build a table from whole columns of equal length.
 
         Raises:
-            ValueError: a column is missing, unknown or of another length.
+            ValueError: a column is missing, unknown, of another length, or its type cannot hold its values.
         """
         if values.keys() != self.fields.keys():
             raise ValueError(f"columns differ from the schema in {sorted(values.keys() ^ self.fields.keys())}")
@@ -96,8 +143,10 @@ class Schema:
             raise ValueError("columns differ in length")
         table = {}
         for key, field_ in self.fields.items():
-            dtype = object if field_.dtype == "str" else field_.dtype
-            table[key] = Column(field_, np.asarray(values[key], dtype=dtype).reshape(-1))
+            try:
+                table[key] = Column(field_, np.asarray(values[key], dtype=object if field_.dtype == "str" else None))
+            except (ValueError, TypeError, OverflowError) as error:
+                raise ValueError(f"column {key!r}: {error}") from None
         return table
 
 
@@ -109,7 +158,7 @@ class Artifact:
         stage: name of the stage that wrote it.
         study: name of the study.
         scenario: the resolved scenario, as given to the stage.
-        seed: the scenario's seed; None where the stage has none.
+        seed: the scenario's seed, from 0; None where the stage has none.
         tables: columns by table and name.
         inputs: content digest of each input, by name.
         provenance: what varies from run to run (host, times, job id, versions); str, int or float values.
@@ -165,9 +214,10 @@ class Artifact:
             del attributes["package_version"]
         sha.update(canonical(attributes).encode())
         for name in sorted(self.tables):
-            for key, column in self.tables[name].items():
+            sha.update(canonical([name, list(self.tables[name])]).encode())
+            for column in self.tables[name].values():
                 f = column.field
-                sha.update(canonical([name, key, f.dtype, f.unit, f.description, f.measured]).encode())
+                sha.update(canonical([f.dtype, f.unit, f.description, f.measured]).encode())
                 if everything or not f.measured:
                     sha.update(_value_bytes(column))
         if everything:
@@ -183,7 +233,15 @@ def canonical(value: Any) -> str:
 def _value_bytes(column: Column) -> bytes:
     if column.field.dtype == "str":
         return canonical(column.values.tolist()).encode()
-    return len(column.values).to_bytes(8, "little") + np.ascontiguousarray(column.values).tobytes()
+    return len(column.values).to_bytes(8, "little") + _bits(column).tobytes()
+
+
+def _bits(column: Column) -> np.ndarray:
+    """The values as unsigned integers: equal where a reader sees the same, so 0.0 and -0.0 differ, two NaNs do not."""
+    values = np.ascontiguousarray(column.values)
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), values.dtype.type(np.nan), values)
+    return values.view(f"<u{values.dtype.itemsize}")
 
 
 def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
@@ -191,35 +249,41 @@ def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
 
     Raises:
         ArtifactError: the folder cannot be written, or the disk is full; nothing is left behind.
+        ValueError: a table's columns differ in length, or a name cannot be one in HDF5.
+    """
+    # Made in memory first: a full disk is then an ordinary OSError, and no half-closed HDF5 file stays in the process.
+    with h5py.File.in_memory(libver=_FORMAT) as file:
+        _write_file(file, artifact)
+        file.flush()
+        image = file.id.get_file_image()
+    write_atomically(path, image)
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Make `path` hold `content`, whole and on disk; until then its old content stays. Folders are made as needed.
+
+    Raises:
+        ArtifactError: the folder cannot be written, or the disk is full; nothing is left behind.
     """
     target = Path(path)
-    temporary = None
+    # hidden, and ending otherwise than any result: what a killed writer leaves is never taken for one
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
-        with h5py.File(temporary, "w", libver=_FORMAT) as file:
-            _write_file(file, artifact)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide a finished artifact from the group
-        _fsync(temporary)
-        os.replace(temporary, target)
-        temporary = None
-        _fsync(target.parent)
-    except OSError as error:
-        raise ArtifactError(f"cannot write {target}: {error}; check space and permissions there") from error
-    finally:
-        if temporary is not None:
+        try:
+            with open(temporary, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
             temporary.unlink(missing_ok=True)
+        _fsync_folder(target.parent)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {target}: {error.strerror}; check space and permissions there") from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _fsync(path: Path) -> None:
+def _fsync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -232,12 +296,7 @@ def _write_file(file: h5py.File, artifact: Artifact) -> None:
         file.attrs[key] = value
     tables = file.create_group("tables")
     for name, table in artifact.tables.items():
-        group = tables.create_group(name)
-        group.attrs["encoding-type"] = "dataframe"
-        group.attrs["encoding-version"] = "0.2.0"
-        group.attrs["column-order"] = np.array(list(table), dtype=h5py.string_dtype())
-        for key, column in table.items():
-            _write_column(group, key, column)
+        _write_table(tables, name, table)
     provenance = file.create_group("provenance")
     for key, value in artifact.provenance.items():
         provenance.attrs[key] = value
@@ -245,22 +304,41 @@ def _write_file(file: h5py.File, artifact: Artifact) -> None:
     file.attrs["digest"] = artifact.digest()
 
 
+def _write_table(tables: h5py.Group, name: str, table: Table) -> None:
+    for part in (name, *table):
+        if part in ("", ".", "_index") or "/" in part:
+            raise ValueError(f"table {name!r}: {part!r} cannot be a name in HDF5")
+    if len({len(column.values) for column in table.values()}) > 1:
+        raise ValueError(f"table {name!r}: columns differ in length")
+    group = tables.create_group(name)
+    _encoding(group, "dataframe")
+    group.attrs["column-order"] = np.array(list(table), dtype=h5py.string_dtype())
+    if table:
+        group.attrs["_index"] = next(iter(table))  # AnnData readers ask for one; pandas' own default is as good
+    for key, column in table.items():
+        _write_column(group, key, column)
+
+
 def _write_column(group: h5py.Group, key: str, column: Column) -> None:
     if column.field.dtype == "str":
-        categories, codes = np.unique(column.values.astype(str), return_inverse=True)
         node: Any = group.create_group(key)
-        node.attrs["encoding-type"] = "categorical"
-        node.attrs["encoding-version"] = "0.2.0"
+        _encoding(node, "categorical")
         node.attrs["ordered"] = False
-        _dataset(node, "codes", codes.astype("<i4"))
-        node.create_dataset("categories", data=categories.tolist(), dtype=h5py.string_dtype())
+        categories = sorted(set(column.values))
+        code = {category: index for index, category in enumerate(categories)}
+        _encoding(_dataset(node, "codes", np.array([code[v] for v in column.values], dtype="<i4")), "array")
+        _encoding(node.create_dataset("categories", data=categories, dtype=h5py.string_dtype()), "string-array")
     else:
         node = _dataset(group, key, column.values)
-        node.attrs["encoding-type"] = "array"
-        node.attrs["encoding-version"] = "0.2.0"
+        _encoding(node, "array")
     node.attrs["unit"] = column.field.unit
     node.attrs["description"] = column.field.description
     node.attrs["measured"] = column.field.measured
+
+
+def _encoding(node: Any, kind: str) -> None:
+    node.attrs["encoding-type"] = kind
+    node.attrs["encoding-version"] = "0.2.0"
 
 
 def _dataset(group: h5py.Group, key: str, values: np.ndarray) -> h5py.Dataset:
@@ -279,16 +357,20 @@ def read(path: str | os.PathLike[str], stage: str | None = None) -> Artifact:
         ArtifactError: missing, truncated, altered, foreign, of a newer schema, or of another stage.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ArtifactError(f"{path} does not exist; run the stage that writes it")
     try:
-        with h5py.File(path, "r", locking="best-effort") as file:
+        # no lock: a finished artifact is never written again, and some parallel file systems have no locks
+        with h5py.File(path, "r", locking=False) as file:
             artifact, stored = _read_file(file, path)
+        intact = artifact.digest() == stored
     except ArtifactError:
         raise
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist; run the stage that writes it") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise ArtifactError(f"cannot read {path}: {os.strerror(error.errno or 0)}; give a readable file") from None
     except Exception as error:  # noqa: BLE001 - h5py raises many kinds on damage; each means the same to the user
         raise ArtifactError(f"{path} is truncated, damaged or no HDF5 file ({error}); run its stage again") from None
-    if artifact.digest() != stored:
+    if not intact:
         raise ArtifactError(f"{path} was altered after it was written (its digest does not match); run its stage again")
     if stage is not None and artifact.stage != stage:
         raise ArtifactError(f"{path} is a {artifact.stage!r} artifact where a {stage!r} one is needed; give that one")
@@ -338,7 +420,7 @@ def _read_column(node: Any, file_size: int) -> Column:
     values = _read_values(node["codes"] if categorical else node, file_size)
     dtype = "str" if categorical else values.dtype.newbyteorder("=").name
     if categorical:
-        categories = np.array(node["categories"].asstr()[:], dtype=object)
+        categories = _read_values(node["categories"], file_size, text=True)
         if len(values) and not 0 <= values.min() <= values.max() < len(categories):
             raise ValueError("category codes out of range")
         values = categories[values] if len(values) else np.array([], dtype=object)
@@ -347,24 +429,36 @@ def _read_column(node: Any, file_size: int) -> Column:
     return Column(meaning, values)
 
 
-def _read_values(dataset: h5py.Dataset, file_size: int) -> np.ndarray:
+def _read_values(dataset: h5py.Dataset, file_size: int, text: bool = False) -> np.ndarray:
+    if dataset.external or dataset.is_virtual:
+        raise ValueError("a dataset lies in another file")
     if dataset.nbytes > _MAX_EXPANSION * file_size:
         raise ValueError(f"a dataset claims {dataset.nbytes} bytes in a file of {file_size}")
-    return dataset[...]
+    return dataset.asstr()[...] if text else dataset[...]
 
 
 def differences(a: Artifact, b: Artifact) -> list[str]:
     """What differs in content between two artifacts: one line each; measured columns and provenance do not count."""
-    found = []
+    found: list[str] = []
     for key in ("stage", "study", "seed", "scenario", "inputs"):
-        if getattr(a, key) != getattr(b, key):
-            found.append(f"{key}: {getattr(a, key)} | {getattr(b, key)}")
+        found += _value_differences(key, getattr(a, key), getattr(b, key))
     for name in sorted(a.tables.keys() | b.tables.keys()):
         if name not in a.tables or name not in b.tables:
             found.append(f"table {name}: only in {'the first' if name in a.tables else 'the second'}")
         else:
             found += [f"table {name}, {line}" for line in _table_differences(a.tables[name], b.tables[name])]
     return found
+
+
+def _value_differences(key: str, a: Any, b: Any) -> Iterator[str]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for name in sorted(a.keys() | b.keys()):
+            if name not in a or name not in b:
+                yield f"{key}.{name}: only in {'the first' if name in a else 'the second'}"
+            else:
+                yield from _value_differences(f"{key}.{name}", a[name], b[name])
+    elif canonical(a) != canonical(b):
+        yield f"{key}: {a} | {b}"
 
 
 def _table_differences(a: Table, b: Table) -> Iterator[str]:
@@ -374,13 +468,18 @@ def _table_differences(a: Table, b: Table) -> Iterator[str]:
     for key in a:
         if a[key].field != b[key].field:
             yield f"column {key}: {a[key].field} | {b[key].field}"
-        elif not a[key].field.measured and _value_bytes(a[key]) != _value_bytes(b[key]):
-            if len(a[key].values) != len(b[key].values):
-                yield f"column {key}: {len(a[key].values)} rows | {len(b[key].values)} rows"
-                continue
-            rows = [i for i, (x, y) in enumerate(zip(a[key].values, b[key].values, strict=True)) if x != y]
-            row = rows[0] if rows else 0
-            yield f"column {key}: {len(rows)} rows differ, first row {row}: {a[key].values[row]} | {b[key].values[row]}"
+        elif not a[key].field.measured:
+            yield from (f"column {key}: {line}" for line in _column_differences(a[key], b[key]))
+
+
+def _column_differences(a: Column, b: Column) -> Iterator[str]:
+    if len(a.values) != len(b.values):
+        yield f"{len(a.values)} rows | {len(b.values)} rows"
+        return
+    text = a.field.dtype == "str"
+    rows = np.flatnonzero(a.values != b.values if text else _bits(a) != _bits(b))
+    if len(rows):
+        yield f"{len(rows)} rows differ, first row {rows[0]}: {a.values[rows[0]]} | {b.values[rows[0]]}"
 
 
 def stamp(**more: str | int | float) -> dict[str, str | int | float]:

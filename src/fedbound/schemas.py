@@ -301,3 +301,125 @@ PRIVACY_RESULTS = Schema(
         "seconds": _seconds("wall time of the cell"),
     }
 )
+
+# ---- study.h5 (collect) ---------------------------------------------------------------------------------------------
+# Keys that the collected tables carry in front of the columns of the artifacts they come from.
+
+STUDY_KEYS = {
+    "stem": _s("name of the artifact that the row comes from; joins the tables of a study"),
+    "setting": _s("readable name of all that was set but the seed: what is the same in the whole study is left out"),
+    "context": _s("the setting without its exchange (codec, bound, mode); '' where the study has one"),
+    "problem": _s("the setting's data and model; '' where the study has one"),
+    "case": _s("what sets this simulated network apart, clients aside; '' where the study has one"),
+    "run": _s("stem of the training run whose bytes were simulated; '' where it was not collected"),
+    "algorithm": _s("federated algorithm"),
+    "codec": _s("codec of the uplink"),
+    "mode": _s("what is sent: delta or weights"),
+    "bound": _s("bound as written in the study; '' where the codec has none"),
+    "bound_value": _f("1", "the bound's number, the calibrated one where it says so; NaN where there is none"),
+    "scheduler": _s("scheduler"),
+    "clients": _i("1", "clients simulated"),
+    "seed": _i("1", "seed"),
+}
+
+STUDY_SCENARIOS = Schema(
+    {
+        "stage": _s("stage"),
+        "stem": STUDY_KEYS["stem"],
+        "status": _s("done, or missing where the artifact could not be read"),
+        "setting": STUDY_KEYS["setting"],
+        "algorithm": STUDY_KEYS["algorithm"],
+        "codec": STUDY_KEYS["codec"],
+        "bound": STUDY_KEYS["bound"],
+        "seed": _i("1", "seed; -1 where the stage has none"),
+        "mechanism": _s("privacy mechanism; '' elsewhere"),
+        "epsilon": _f("1", "epsilon asked for; NaN elsewhere"),
+        "clients": _i("1", "silos, simulated clients or clients of the estimate; -1 where unknown"),
+        "scheduler": _s("scheduler; '' where the stage has none"),
+        "content_digest": _s("SHA-256 of what was computed, without measured columns and provenance"),
+        "error": _s("why a missing artifact could not be read", measured=True),
+    }
+)
+
+STUDY_PROVENANCE = Schema(
+    {
+        "stem": _s("artifact", measured=True),
+        "key": _s("what is recorded: host, time, job, library version", measured=True),
+        "value": _s("its value", measured=True),
+    }
+)
+
+STUDY_SETTINGS = Schema(
+    {
+        **{key: STUDY_KEYS[key] for key in ("setting", "context", "problem", "algorithm", "codec", "mode", "bound")},
+        "bound_value": STUDY_KEYS["bound_value"],
+        "seeds": _i("1", "runs, one per seed"),
+        "accuracy": _f("1", "test accuracy, mean over seeds"),
+        "accuracy_sd": _f("1", "its standard deviation over seeds; NaN for one seed"),
+        "worst_silo": _f("1", "the worst silo's test accuracy, mean over seeds"),
+        "spread": _f("1", "standard deviation over silos of their test accuracy, mean over seeds"),
+        "bytes_up": _f("byte", "all bytes silo to server, mean over seeds"),
+        "bytes_down": _f("byte", "all bytes server to silo, mean over seeds"),
+        "bytes": _f("byte", "bytes both ways, mean over seeds"),
+        "ratio_up": _f("1", "uncompressed over sent bytes, uplink, mean over seeds"),
+        "ratio_both": _f("1", "uncompressed over sent bytes, both ways, mean over seeds"),
+        "violations": _i("1", "bound violations caught and mended at the sender, all seeds"),
+        "round_seconds": _seconds("measured time of a round, mean over seeds"),
+    }
+)
+
+STUDY_COMPARISONS = Schema(
+    {
+        **{key: STUDY_KEYS[key] for key in ("setting", "context", "problem", "algorithm", "codec", "mode", "bound")},
+        "baseline": _s("the uncompressed setting it is paired with, seed by seed"),
+        "seeds": _i("1", "seeds that both settings have"),
+        "accuracy": _f("1", "test accuracy, mean over the paired seeds"),
+        "baseline_accuracy": _f("1", "uncompressed test accuracy, mean over the paired seeds"),
+        "drop": _f("percentage point", "accuracy lost against uncompressed, mean over the paired seeds"),
+        "drop_sd": _f("percentage point", "standard deviation of the drop over seeds; NaN for one seed"),
+        "drop_upper": _f("percentage point", "one-sided 95 % upper limit of the drop (paired t); NaN for one seed"),
+        "worst_silo": _f("1", "the worst silo's test accuracy, mean over the paired seeds"),
+        "baseline_worst_silo": _f("1", "the same, uncompressed"),
+        "worst_silo_drop": _f("percentage point", "what the worst silo loses against uncompressed, mean over seeds"),
+        "spread": _f("percentage point", "standard deviation over silos of their test accuracy, mean over seeds"),
+        "spread_difference": _f("percentage point", "that spread minus the uncompressed one"),
+        "bytes_up": _f("byte", "all bytes silo to server, mean over the paired seeds"),
+        "bytes_down": _f("byte", "all bytes server to silo, mean over the paired seeds"),
+        "bytes": _f("byte", "bytes both ways, mean over the paired seeds"),
+        "baseline_bytes": _f("byte", "uncompressed bytes both ways, mean over the paired seeds"),
+        "ratio_up": _f("1", "raw over sent bytes, uplink, mean over the paired seeds"),
+        "ratio_both": _f("1", "raw over sent bytes, both ways, mean over the paired seeds"),
+        "saving": _f("1", "baseline_bytes / bytes: what the wire saves against the uncompressed run"),
+        "round_seconds": _seconds("measured time of a round, mean over the paired seeds"),
+        "baseline_round_seconds": _seconds("the same, uncompressed"),
+    }
+)
+
+STUDY_PARETO = Schema(
+    {
+        "problem": STUDY_KEYS["problem"],
+        "context": STUDY_KEYS["context"],
+        "setting": STUDY_KEYS["setting"],
+        "accuracy": _f("1", "test accuracy, mean over seeds"),
+        "worst_silo": _f("1", "the worst silo's test accuracy, mean over seeds"),
+        "bytes": _f("byte", "bytes both ways, mean over seeds"),
+        "drop": _f("percentage point", "mean drop against uncompressed; 0 for the uncompressed setting"),
+        "drop_upper": _f("percentage point", "its one-sided 95 % upper limit; NaN below two seeds"),
+        "worst_silo_drop": _f("percentage point", "what the worst silo loses against uncompressed"),
+        "seeds": _i("1", "seeds paired"),
+        "acceptable": _i("1", "1 where drop and worst silo stay within the report's tolerance"),
+        "front": _i("1", "1 where no other setting has fewer bytes and no less accuracy and worst silo"),
+        "chosen": _i("1", "1 for the setting recommended"),
+        "reason": _s("why it was chosen, or why not"),
+        "round_seconds": _seconds("measured time of a round, mean over seeds"),
+    }
+)
+
+STUDY_RECOMMENDATION = Schema(
+    {
+        "problem": STUDY_KEYS["problem"],
+        "kind": _s("choice, evidence, traffic, time or against"),
+        "sentence": _s("the sentence; nothing in it depends on a measured time"),
+        "timing": _s("what measured and simulated times add to it; '' elsewhere", measured=True),
+    }
+)

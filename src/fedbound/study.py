@@ -375,6 +375,8 @@ def check_data(study: Study) -> None:
                 f"data.silos: {data.silos} silos cannot share the {count} samples of {entry.name!r} "
                 f"(each needs at least 3); use at most {count // 3}"
             )
+        if count is not None:
+            PARTITIONS.make(data.partition).check(count, data.silos)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -1,0 +1,27 @@
+"""Transports: how messages get from the server to silos and back. `local` in one process, `mpi` between ranks.
+
+A transport moves opaque bytes of the wire format and counts nothing, times nothing and interprets nothing, so that
+another one (gRPC between institutions) is one more file.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Transport(Protocol):
+    """The server's end."""
+
+    silos: int
+
+    def send(self, silo: int, message: bytearray) -> None:
+        """Send without waiting for the receiver. The message must not be changed afterwards."""
+        ...
+
+    def receive(self, timeout: float | None = None) -> tuple[int, Any] | None:
+        """The next message of any silo and its bytes; None after `timeout` seconds without one."""
+        ...
+
+    def close(self) -> None:
+        """Tell all silos to stop and wait until what was sent has left."""
+        ...

@@ -1,1 +1,134 @@
-"""Differentially private mechanisms: one file per paper."""
+"""Mechanisms: a private mean of clients' vectors. One file per mechanism.
+
+A mechanism with its options is calibrated for a setting (epsilon, delta, clients, dimension, clip) and becomes a
+release: parameters fixed, guarantee stated, ready to estimate. A mechanism's file declares its options, trust model,
+adjacency, equations and source; every epsilon comes from `fedbound.privacy.accounting`, every shared step from
+`fedbound.privacy.transforms`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+
+from fedbound.registry import MECHANISMS
+
+Norm = Literal["L1", "L2"]
+Trust = Literal["local", "secure aggregation", "central server"]
+Adjacency = Literal["add-remove", "replace", "zero-out"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is asked of a mechanism.
+
+    Attributes:
+        epsilon: target epsilon of one release, above 0.
+        delta: target delta of one release, in (0, 1).
+        clients: number n of clients, each with one vector.
+        dimension: coordinates d of each vector.
+        clip: bound on the norm (the mechanism's own) of each vector.
+    """
+
+    epsilon: float
+    delta: float
+    clients: int
+    dimension: int
+    clip: float
+
+    def check(self, vectors: np.ndarray) -> None:
+        """Refuse vectors of another shape, or with non-finite values, which no clip can bound.
+
+        Raises:
+            ValueError: saying what is wrong.
+        """
+        if vectors.shape != (self.clients, self.dimension):
+            raise ValueError(f"the vectors are {vectors.shape}, calibrated for {(self.clients, self.dimension)}")
+        if not np.isfinite(vectors).all():
+            raise ValueError("the vectors hold NaN or infinity")
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """An epsilon and all that must be known to read it (design law 4)."""
+
+    epsilon: float
+    delta: float
+    accountant: str
+    adjacency: Adjacency
+    trust: Trust
+    unit: str = "client: one client's whole vector"
+    sampling: str = "none: every client takes part"
+
+
+class Release(Protocol):
+    """A mechanism calibrated for one setting.
+
+    Attributes:
+        setting: what it was calibrated for.
+        noise: standard deviation of the summed noise per coordinate, in the vectors' units.
+        bits: bits per coordinate that one client sends.
+        mse: closed form of the mean squared error per coordinate of the estimated mean, for vectors within the clip.
+        guarantee: the epsilon that holds.
+    """
+
+    @property
+    def setting(self) -> Setting: ...
+
+    @property
+    def noise(self) -> float: ...
+
+    @property
+    def bits(self) -> float: ...
+
+    @property
+    def mse(self) -> float: ...
+
+    @property
+    def guarantee(self) -> Guarantee: ...
+
+    def estimate(self, vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The private mean, float64 [d], of the clients' float64 vectors [n, d], clipped first.
+
+        All randomness comes from `rng`; with a seeded one the result repeats and is not private.
+
+        Raises:
+            ValueError: the vectors are of another shape than the setting's, or not finite.
+        """
+        ...
+
+
+class Mechanism(Protocol):
+    """One mechanism with its options.
+
+    Attributes:
+        name: the registered name.
+        norm: the norm that is clipped.
+        trust: who must be trusted for the guarantee to hold.
+        adjacency: which data sets are neighbours.
+    """
+
+    name: ClassVar[str]
+    norm: ClassVar[Norm]
+    trust: ClassVar[Trust]
+    adjacency: ClassVar[Adjacency]
+
+    def calibrate(self, setting: Setting) -> Release:
+        """Choose the least noise whose epsilon at the setting's delta is at most its epsilon (pure mechanisms: at 0).
+
+        Raises:
+            InputError: no parameters reach the target (the message names key, value and mend).
+        """
+        ...
+
+
+def get(name: str, **parameters: Any) -> Mechanism:
+    """The mechanism called `name`; raises InputError on an unknown name or parameter."""
+    return MECHANISMS.get(name, **parameters)
+
+
+def available() -> list[str]:
+    """Names of all registered mechanisms."""
+    return MECHANISMS.available()

@@ -1,0 +1,144 @@
+"""What a run records: rows committed once per aggregation, kept in an append-only log beside the checkpoints.
+
+A row is committed with the label of the aggregation that it belongs to, so a restart from label r keeps exactly the
+rows up to r and an interrupted run ends with the rows of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedbound import schemas
+from fedbound.artifacts import Table
+
+Rows = dict[str, list[dict[str, Any]]]
+TABLES = ("rounds", "silos", "evaluations", "tensors")
+
+
+class Records:
+    """Rows by table. `log` is the file that makes them survive; None keeps them in memory only."""
+
+    def __init__(self, log: Path | None = None):
+        self.log = log
+        self.rows: Rows = {table: [] for table in TABLES}
+        self.pending: Rows = {table: [] for table in TABLES}
+
+    def add(self, table: str, **row: Any) -> None:
+        self.pending[table].append(row)
+
+    def commit(self, label: int) -> None:
+        """Make the pending rows part of the run, on disk first."""
+        if self.log is not None:
+            with open(self.log, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"label": label, **self.pending}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        self._take(self.pending)
+        self.pending = {table: [] for table in TABLES}
+
+    def restore(self, label: int) -> None:
+        """Keep the log's rows up to `label` and forget the rest (a half-written last line among them)."""
+        if self.log is None or not self.log.exists():
+            return
+        kept = []
+        for line in self.log.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if entry["label"] <= label:
+                kept.append(line)
+                self._take(entry)
+        temporary = self.log.with_suffix(".part")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self.log)
+
+    def _take(self, rows: Rows) -> None:
+        for table in TABLES:
+            self.rows[table] += rows[table]
+
+
+def fairness(accuracies: list[float], samples: list[int], losses: list[float]) -> dict[str, float]:
+    """Accuracy over all samples and its spread over silos; see schemas for each figure's definition.
+
+    Args:
+        accuracies: each silo's own accuracy.
+        samples: each silo's test samples.
+        losses: each silo's mean loss.
+    """
+    a = np.array(accuracies)
+    n = np.array(samples)
+    worst = np.sort(a)[: max(1, len(a) // 10)]
+    return {
+        "accuracy": float((a * n).sum() / n.sum()),
+        "loss": float((np.array(losses) * n).sum() / n.sum()),
+        "accuracy_mean": float(a.mean()),
+        "accuracy_sd": float(a.std()),
+        "accuracy_min": float(a.min()),
+        "accuracy_worst10": float(worst.mean()),
+        "jain": float(a.sum() ** 2 / (len(a) * (a**2).sum())) if a.any() else 1.0,
+    }
+
+
+_NO_EVALUATION = dict.fromkeys(
+    ("accuracy", "loss", "accuracy_mean", "accuracy_sd", "accuracy_min", "accuracy_worst10", "jain"), float("nan")
+)
+
+
+def tables(rows: Rows, extra: dict[str, Any]) -> dict[str, Table]:
+    """The artifact's tables from the committed rows.
+
+    Args:
+        rows: committed rows.
+        extra: the summary's values that rows do not hold: raw_model, server_memory_bytes, resumed_from.
+    """
+    by_round: dict[int, list[dict[str, Any]]] = {}
+    for row in rows["evaluations"]:
+        by_round.setdefault(row["round"], []).append(row)
+    figures = {
+        number: fairness(
+            [e["test_accuracy"] for e in found], [e["test_samples"] for e in found], [e["test_loss"] for e in found]
+        )
+        for number, found in by_round.items()
+    }
+    rounds = [{**row, **figures.get(row["round"], _NO_EVALUATION)} for row in rows["rounds"]]
+    order = {"silos": ("round", "silo"), "evaluations": ("round", "silo"), "tensors": ("round", "silo")}
+    ordered = {
+        table: sorted(rows[table], key=lambda row, keys=keys: [row[k] for k in keys]) for table, keys in order.items()
+    }
+    return {
+        "rounds": schemas.RUN_ROUNDS.table(rounds),
+        "silos": schemas.RUN_SILOS.table(ordered["silos"]),
+        "evaluations": schemas.RUN_EVALUATIONS.table(ordered["evaluations"]),
+        "tensors": schemas.RUN_TENSORS.table(ordered["tensors"]),
+        "summary": schemas.RUN_SUMMARY.table([_summary(rounds, ordered["silos"], figures, extra)]),
+    }
+
+
+def _summary(
+    rounds: list[dict[str, Any]],
+    silos: list[dict[str, Any]],
+    figures: dict[int, dict[str, float]],
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    up, down, raw = (sum(row[key] for row in rounds) for key in ("bytes_up", "bytes_down", "raw_up"))
+    seconds = [row["seconds"] for row in rounds if row["round"] > 0]
+    return {
+        **figures[max(figures)],
+        "rounds": len(seconds),
+        "bytes_up": up,
+        "bytes_down": down,
+        "raw_up": raw,
+        "ratio_up": raw / up if up else float("nan"),
+        "ratio_both": (raw + extra["raw_model"] * len(silos)) / (up + down) if up + down else float("nan"),
+        "violations": sum(row["violations"] for row in rounds),
+        "round_seconds": float(np.median(seconds[1:] or seconds)) if seconds else float("nan"),
+        "seconds": float(sum(seconds)),
+        "server_memory_bytes": extra["server_memory_bytes"],
+        "resumed_from": extra["resumed_from"],
+    }

@@ -1,0 +1,387 @@
+"""The server's end, and the round loop: events go into the scheduler, its actions are carried out one by one.
+
+The round is a transaction (design law 9). `_aggregate` folds the updates, commits the round's rows, and saves a
+checkpoint that also holds the actions still to be done; only then does the next model leave. A restart therefore goes
+on with exactly those actions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from fedbound.codecs import wire
+from fedbound.errors import FederationError, MessageError
+from fedbound.exchange import downlink
+from fedbound.exchange.layout import Layout, State
+from fedbound.exchange.uplink import Receiver
+from fedbound.federation import checkpoint
+from fedbound.federation.algorithms import Algorithm
+from fedbound.federation.records import Records
+from fedbound.federation.schedulers import (
+    Action,
+    Aggregate,
+    Arrived,
+    Dispatch,
+    Event,
+    Finish,
+    Scheduler,
+    SetTimer,
+    Start,
+    Timer,
+)
+from fedbound.federation.transports import Transport
+
+SERVER = -1
+FOREVER = None
+
+
+class Server:
+    """The federation's server. Owns the global model, its version, the scheduler and the run's records.
+
+    Args:
+        layout: the model's layout.
+        model: the initial model.
+        algorithm: folds updates into the model.
+        scheduler: says who trains when.
+        transport: moves the messages.
+        mode: "delta" or "weights", as the silos send.
+        evaluate_every: versions between evaluations.
+        records: takes the rows.
+        store: where checkpoints go; None where nothing survives.
+        checkpoint_every: versions between checkpoints.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        model: State,
+        algorithm: Algorithm,
+        scheduler: Scheduler,
+        transport: Transport,
+        mode: str,
+        evaluate_every: int,
+        records: Records,
+        store: checkpoint.Store | None = None,
+        checkpoint_every: int = 1,
+    ):
+        self.layout = layout
+        self.model = model
+        self.algorithm = algorithm
+        self.scheduler = scheduler
+        self.transport = transport
+        self.receiver = Receiver(layout, mode)
+        self.evaluate_every = evaluate_every
+        self.records = records
+        self.store = store
+        self.checkpoint_every = checkpoint_every
+        self.version = 0
+        self.resumed_from = -1
+        self.finished = False
+        self.limits = wire.Limits(expected=layout.expected())
+        self.waiting: dict[int, tuple[Any, float]] = {}  # encoded updates that have arrived, with their time
+        self.sent: dict[int, tuple[int, int]] = {}  # silo -> (version, bytes) of the model it trains on
+        self.evaluating: set[int] = set()  # silos whose evaluation of the current version is still to come
+        self.evaluated_version = -1
+        self.silo_labels: dict[int, int] = {}
+        self.dirty: set[int] = set()  # silos whose state changed since they last saved it
+        self.restored: dict[int, int] = {}  # silo -> label that it must load before it trains again
+        self.timers: dict[int, float] = {}
+        self.clock = time.perf_counter()
+        self._begin_row()
+
+    # ---- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self, resume: checkpoint.State | None = None) -> State:
+        """Run to the scheduler's Finish and return the final model; all silos have evaluated it.
+
+        Raises:
+            FederationError: a silo failed or broke the protocol.
+        """
+        if resume is not None:
+            actions = self._restore(resume)
+        else:
+            actions = self.scheduler.handle(Start(self.transport.silos, self._now()))
+        while not self.finished:
+            self._carry_out(actions)
+            if not self.finished:
+                actions = self.scheduler.handle(self._next_event())
+        self._evaluate_final()
+        for silo in range(self.transport.silos):
+            self.transport.send(silo, wire.pack(wire.Message(wire.Kind.STOP, SERVER, self.version, self.version, [], {})))
+        self.transport.close()
+        return self.model
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        for index, action in enumerate(actions):
+            match action:
+                case Aggregate(silos=silos):
+                    self._aggregate(silos, actions[index + 1 :])
+                case Dispatch(silos=silos, steps=steps):
+                    self._dispatch(silos, steps)
+                case SetTimer(key=key, time=at):
+                    self.timers[key] = at
+                case Finish():
+                    self.finished = True
+
+    def _next_event(self) -> Event:
+        while True:
+            key = min(self.timers, key=self.timers.__getitem__) if self.timers else None
+            timeout = FOREVER if key is None else max(0.0, self.timers[key] - self._now())
+            received = self._receive(timeout)
+            if received is None and key is not None:
+                del self.timers[key]
+                return Timer(key, self._now())
+            if received is not None and self._take(*received):
+                return Arrived(received[0], self._now())
+
+    def _now(self) -> float:
+        return time.perf_counter() - self.clock
+
+    # ---- messages -------------------------------------------------------------------------------------------------
+
+    def _receive(self, timeout: float | None) -> tuple[int, Any] | None:
+        started = time.perf_counter()
+        received = self.transport.receive(timeout)
+        self.row["wait_seconds"] += time.perf_counter() - started
+        if received is None and timeout is FOREVER:
+            raise FederationError(f"no silo answers any more in round {self.version}; see the log of the silos")
+        if received is not None:
+            self.row["bytes_up"] += len(received[1])
+        return received
+
+    def _take(self, silo: int, buffer: Any) -> bool:
+        """Take in one message; True when it is an update that the scheduler must hear of."""
+        header = wire.peek(buffer)
+        if header.sender != silo:
+            raise MessageError(f"a message of silo {silo} claims to come from {header.sender}; it is rejected")
+        if header.kind == wire.Kind.UPDATE:
+            self.waiting[silo] = (buffer, self._now())
+            return True
+        message = wire.unpack(buffer, limits=wire.Limits())
+        if header.kind == wire.Kind.FAILURE:
+            raise FederationError(f"silo {silo} failed in round {self.version + 1}: {message.text}")
+        if header.kind == wire.Kind.EVALUATION:
+            self._note_evaluation(silo, message)
+            return False
+        raise MessageError(f"silo {silo} sent a message of kind {header.kind.name}, which the server does not take")
+
+    def _dispatch(self, silos: Sequence[int], steps: int) -> None:
+        """Send the current model to `silos` for training, and to the others too when they are to evaluate it."""
+        due = self.version % self.evaluate_every == 0 and self.evaluated_version < self.version
+        if due:
+            self.evaluating = set(range(self.transport.silos))
+            self.evaluated_version = self.version
+        flags = wire.Flags.TRAIN | (wire.Flags.EVALUATE if due else wire.Flags(0))
+        if (self.version + 1) % self.checkpoint_every == 0:
+            flags |= wire.Flags.CHECKPOINT
+        self.row_started = time.perf_counter()
+        self._send_model(silos, flags, steps)
+        if due:
+            self._send_model(sorted(self.evaluating - set(silos)), wire.Flags.EVALUATE, 0)
+
+    def _send_model(self, silos: Sequence[int], flags: wire.Flags, steps: int) -> None:
+        records = downlink.encode_model(self.layout, self.model) if silos else []
+        packed: dict[int, bytearray] = {}
+        for silo in silos:
+            label = self.restored.pop(silo, -1)
+            if label not in packed:
+                fields = {"steps": float(steps)} | ({"checkpoint_label": float(label)} if label >= 0 else {})
+                packed[label] = wire.pack(
+                    wire.Message(wire.Kind.MODEL, SERVER, self.version, self.version, records, fields, flags=flags)
+                )
+            if flags & wire.Flags.TRAIN:
+                self.sent[silo] = (self.version, len(packed[label]))
+            self.row["bytes_down"] += len(packed[label])
+            self.transport.send(silo, packed[label])
+
+    # ---- the transaction ------------------------------------------------------------------------------------------
+
+    def _aggregate(self, silos: Sequence[int], pending: list[Action]) -> None:
+        while self.evaluating - set(self.waiting):  # evaluations of this version belong to this transaction
+            received = self._receive(FOREVER)
+            assert received is not None
+            self._take(*received)
+        self.algorithm.begin(self.layout.size)
+        update = np.empty(self.layout.size, np.float32)  # the only decoded update at any time (design law 6)
+        integers: list[np.ndarray] = []
+        for silo in silos:
+            integers = self._fold(silo, update, integers)
+        started = time.perf_counter()
+        self.algorithm.finish(self.model.vector)
+        self.model.integers = integers or self.model.integers
+        self.row["aggregate_seconds"] += time.perf_counter() - started
+        self.version += 1
+        self._commit(pending)
+
+    def _fold(self, silo: int, update: np.ndarray, integers: list[np.ndarray]) -> list[np.ndarray]:
+        buffer, arrival = self.waiting.pop(silo)
+        version, bytes_down = self.sent.pop(silo)
+        started = time.perf_counter()
+        message = wire.unpack(buffer, limits=self.limits)
+        if message.model_version != version:
+            raise MessageError(
+                f"the update of silo {silo} is for model {message.model_version} and model {version} was sent to it"
+            )
+        theirs = self.receiver.decode(message, self.model, update)
+        decoded = time.perf_counter()
+        staleness = self.version - version
+        self.algorithm.fold(update, int(message.fields["samples"]), staleness)
+        folded = time.perf_counter()
+        self.row["decode_seconds"] += decoded - started
+        self.row["aggregate_seconds"] += folded - decoded
+        self._note_update(silo, message, len(buffer), bytes_down, arrival, decoded - started, staleness)
+        if "test_samples" in message.fields:
+            self._note_evaluation(silo, message)
+        self.dirty.add(silo)
+        # counters (BatchNorm's) have no mean: the largest one is what the silo that trained most has counted
+        return [np.maximum(a, b) for a, b in zip(integers, theirs, strict=True)] if integers else theirs
+
+    def _commit(self, pending: list[Action]) -> None:
+        self.row["seconds"] = time.perf_counter() - self.row_started
+        saving = self.store is not None and (self.version % self.checkpoint_every == 0 or Finish() in pending)
+        if saving:
+            self._save_silos()
+            # The checkpoint's own cost cannot be part of the row that it must contain: it is noted in the next one.
+        self.records.add("rounds", round=self.version, **self._rates())
+        self.records.commit(self.version)
+        self._begin_row()
+        if saving:
+            started = time.perf_counter()
+            self.row["checkpoint_bytes"] = self._save(pending)
+            self.row["checkpoint_seconds"] = time.perf_counter() - started
+
+    def _save_silos(self) -> None:
+        """Every silo whose state changed has it on disk under this version's label, or is asked to now."""
+        asked = set()
+        for silo in sorted(self.dirty):
+            if self.version % self.checkpoint_every == 0 and silo in self.folded_now:
+                continue  # it saved before it sent
+            message = wire.Message(wire.Kind.CHECKPOINT, SERVER, self.version, self.version, [], {})
+            self.transport.send(silo, wire.pack(message))
+            asked.add(silo)
+        while asked:
+            received = self._receive(FOREVER)
+            assert received is not None
+            if wire.peek(received[1]).kind == wire.Kind.ACK:
+                asked.discard(received[0])
+            else:
+                self._take(*received)
+        self.silo_labels |= dict.fromkeys(self.dirty, self.version)
+        self.dirty = set()
+
+    def _save(self, pending: list[Action]) -> int:
+        assert self.store is not None
+        arrays = {"model": self.model.vector}
+        arrays |= {f"integer-{i}": array for i, array in enumerate(self.model.integers)}
+        arrays |= {f"algorithm-{key}": array for key, array in self.algorithm.state().items()}
+        meta = {
+            "version": self.version,
+            "scheduler": self.scheduler.state(),
+            "pending": [[type(action).__name__, asdict(action)] for action in pending],
+            "silo_labels": {str(silo): label for silo, label in self.silo_labels.items()},
+            "evaluated_version": self.evaluated_version,
+        }
+        return self.store.save(checkpoint.State(self.version, arrays, meta))
+
+    def _restore(self, state: checkpoint.State) -> list[Action]:
+        self.version = self.resumed_from = state.meta["version"]
+        self.model.vector[:] = state.arrays["model"]
+        self.model.integers = [state.arrays[f"integer-{i}"] for i in range(len(self.layout.integers))]
+        prefix = "algorithm-"
+        self.algorithm.restore({k.removeprefix(prefix): v for k, v in state.arrays.items() if k.startswith(prefix)})
+        self.scheduler.restore(state.meta["scheduler"])
+        self.silo_labels = {int(silo): label for silo, label in state.meta["silo_labels"].items()}
+        self.restored = dict(self.silo_labels)
+        self.evaluated_version = state.meta["evaluated_version"]
+        self.records.restore(self.version)
+        kinds: dict[str, Any] = {kind.__name__: kind for kind in (Dispatch, Aggregate, SetTimer, Finish)}
+        return [kinds[name](**values) for name, values in state.meta["pending"]]
+
+    # ---- records --------------------------------------------------------------------------------------------------
+
+    def _begin_row(self) -> None:
+        keys = ("bytes_up", "bytes_down", "raw_up", "violations", "checkpoint_bytes")
+        self.row: dict[str, Any] = dict.fromkeys(keys, 0)
+        times = ("seconds", "aggregate_seconds", "decode_seconds", "wait_seconds", "checkpoint_seconds")
+        self.row |= dict.fromkeys(times, 0.0)
+        self.row_started = time.perf_counter()
+        self.folded_now: set[int] = set()
+
+    def _rates(self) -> dict[str, Any]:
+        ratio = self.row["raw_up"] / self.row["bytes_up"] if self.row["bytes_up"] else float("nan")
+        return {**self.row, "ratio_up": ratio}
+
+    def _note_update(
+        self,
+        silo: int,
+        message: wire.Message,
+        size: int,
+        bytes_down: int,
+        arrival: float,
+        decode_seconds: float,
+        staleness: int,
+    ) -> None:
+        fields = message.fields
+        self.folded_now.add(silo)
+        self.row["raw_up"] += int(fields["raw_bytes"])
+        self.row["violations"] += int(fields["violations"])
+        round_ = self.version + 1
+        self.records.add(
+            "silos",
+            round=round_,
+            silo=silo,
+            **{key: int(fields[key]) for key in ("samples", "steps", "violations", "memory_bytes")},
+            **{key: fields[key] for key in ("train_loss", "error_over_bound", "residual_norm")},
+            **{key: fields[key] for key in ("train_seconds", "encode_seconds", "wait_seconds")},
+            evaluate_seconds=fields.get("evaluate_seconds", 0.0),
+            bytes_up=size,
+            payload_up=sum(len(record.payload) for record in message.records),
+            raw_up=int(fields["raw_bytes"]),
+            bytes_down=bytes_down,
+            staleness=staleness,
+            decode_seconds=decode_seconds,
+            arrival_seconds=arrival - (self.row_started - self.clock),
+        )
+        for record in message.records[: len(self.layout.blocks)]:
+            block = self.layout.blocks[record.name]
+            self.records.add(
+                "tensors",
+                round=round_,
+                silo=silo,
+                block=block.name,
+                values=block.size,
+                bound=record.bound,
+                bytes=len(record.payload),
+            )
+
+    def _note_evaluation(self, silo: int, message: wire.Message) -> None:
+        fields = message.fields
+        tests, validations = int(fields["test_samples"]), int(fields["validation_samples"])
+        self.evaluating.discard(silo)
+        self.records.add(
+            "evaluations",
+            round=message.model_version,
+            silo=silo,
+            test_samples=tests,
+            test_accuracy=fields["test_correct"] / tests,
+            test_loss=fields["test_loss"] / tests,
+            validation_samples=validations,
+            validation_accuracy=fields["validation_correct"] / validations if validations else float("nan"),
+        )
+
+    def _evaluate_final(self) -> None:
+        """All silos evaluate the final model; its bytes belong to no round and are left out of them."""
+        if self.evaluated_version < self.version:
+            self.evaluated_version = self.version
+            self.evaluating = set(range(self.transport.silos))
+            self._send_model(sorted(self.evaluating), wire.Flags.EVALUATE, 0)
+        while self.evaluating:
+            received = self._receive(FOREVER)
+            assert received is not None
+            self._take(*received)
+        self.records.commit(self.version)

@@ -1,0 +1,218 @@
+"""The silo's end of a round: receive the model, train, encode, save, send."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedbound import data, study
+from fedbound.codecs import wire
+from fedbound.errors import FederationError, FedboundError
+from fedbound.exchange import downlink
+from fedbound.exchange.layout import Layout, State
+from fedbound.exchange.uplink import Uplink
+from fedbound.federation import checkpoint
+
+if TYPE_CHECKING:
+    from fedbound.federation.algorithms import Algorithm
+
+NO_LABEL = -1
+
+
+class Silo:
+    """One silo: its data, its model and its end of the exchange.
+
+    It owns the error-feedback residual. A training round is a transaction: the state that the update leaves behind is
+    on disk before the update is sent, so a server that has folded it can count on it after a restart.
+
+    Args:
+        number: the silo's number, from 0.
+        module: torch module; its parameters are overwritten by each model received.
+        split: the silo's samples.
+        layout: the model's layout.
+        uplink: the silo's end of the exchange.
+        algorithm: gives the hook of local training.
+        settings: the local training's settings.
+        seed: the run's seed; with silo and round it determines the order of the samples.
+        store: where checkpoints go; None where nothing survives (probes).
+    """
+
+    def __init__(
+        self,
+        number: int,
+        module: Any,
+        split: data.SiloData,
+        layout: Layout,
+        uplink: Uplink,
+        algorithm: Algorithm,
+        settings: study.LocalTraining,
+        seed: int,
+        store: checkpoint.Store | None = None,
+    ):
+        self.number = number
+        self.module = module
+        self.split = split
+        self.layout = layout
+        self.uplink = uplink
+        self.algorithm = algorithm
+        self.settings = settings
+        self.seed = seed
+        self.store = store
+        self.limits = wire.Limits(expected=layout.expected())
+        self.wait_seconds = 0.0
+
+    def handle(self, buffer: bytes | bytearray | memoryview) -> bytearray | None:
+        """Take one message of the server and return the answer; a failure becomes a FAILURE message that names it."""
+        try:
+            return self._answer(buffer)
+        except (FedboundError, ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
+            text = str(error) or type(error).__name__
+            return wire.pack(self._message(wire.Kind.FAILURE, 0, 0, text=text))
+
+    def _answer(self, buffer: bytes | bytearray | memoryview) -> bytearray | None:
+        kind = wire.peek(buffer).kind
+        if kind == wire.Kind.STOP:
+            return None
+        if kind == wire.Kind.HELLO:
+            return self._echo(buffer)
+        message = wire.unpack(buffer, limits=self.limits)
+        if kind == wire.Kind.CHECKPOINT:
+            self._save(message.round)
+            return wire.pack(self._message(wire.Kind.ACK, message.round, message.model_version))
+        if kind != wire.Kind.MODEL:
+            raise FederationError(f"silo {self.number} got a message of kind {kind.name}, which a silo does not take")
+        return wire.pack(self._round(message))
+
+    def _echo(self, buffer: bytes | bytearray | memoryview) -> bytearray:
+        """Send a link measurement's bytes back."""
+        message = wire.unpack(buffer, limits=wire.Limits())
+        return wire.pack(self._message(wire.Kind.HELLO, message.round, 0, records=message.records))
+
+    def _round(self, message: wire.Message) -> wire.Message:
+        reference = downlink.decode_model(self.layout, message)
+        self._load(reference)
+        label = int(message.fields.get("checkpoint_label", NO_LABEL))
+        if label != NO_LABEL:
+            self._restore(label)
+        fields = {"wait_seconds": self.wait_seconds}
+        if message.flags & wire.Flags.EVALUATE:
+            fields |= self._evaluate()
+        if not message.flags & wire.Flags.TRAIN:
+            return self._message(wire.Kind.EVALUATION, message.round, message.model_version, fields=fields)
+        return self._train(message, reference, fields)
+
+    def _train(self, message: wire.Message, reference: State, fields: dict[str, float]) -> wire.Message:
+        from fedbound.models import training
+
+        started = time.perf_counter()
+        hook = self.algorithm.local_hook(self.module)
+        steps = int(message.fields.get("steps", 0))
+        result = training.train(
+            self.module, self.split.train, self.settings, round_seed(self.seed, self.number, message.round), steps, hook
+        )
+        local = self._state()
+        trained = time.perf_counter()
+        encoding = self.uplink.encode(local, reference)
+        encoded = time.perf_counter()
+        if message.flags & wire.Flags.CHECKPOINT:
+            self._save(message.round + 1)
+        residual = self.uplink.residual
+        fields |= {
+            "samples": len(self.split.train),
+            "steps": result.steps,
+            "train_loss": result.loss,
+            "train_seconds": trained - started,
+            "encode_seconds": encoded - trained,
+            "error_over_bound": encoding.error_over_bound,
+            "violations": encoding.violations,
+            "residual_norm": 0.0 if residual is None else float(np.linalg.norm(residual)),
+            "raw_bytes": self.layout.raw_bytes,
+            "memory_bytes": peak_memory(),
+        }
+        return self._message(
+            wire.Kind.UPDATE, message.round, message.model_version, records=encoding.records, fields=fields
+        )
+
+    def _evaluate(self) -> dict[str, float]:
+        from fedbound.models import training
+
+        started = time.perf_counter()
+        self.module.to(training.resolve_device(self.settings.device))
+        test = training.evaluate(self.module, self.split.test)
+        validation = training.evaluate(self.module, self.split.validation)
+        return {
+            "test_samples": test.samples,
+            "test_correct": test.correct,
+            "test_loss": test.loss_sum,
+            "validation_samples": validation.samples,
+            "validation_correct": validation.correct,
+            "evaluate_seconds": time.perf_counter() - started,
+        }
+
+    def _load(self, state: State) -> None:
+        from fedbound.models.state import set_state
+
+        set_state(self.module, self.layout.unflatten(state))
+
+    def _state(self) -> State:
+        from fedbound.models.state import get_state
+
+        return self.layout.flatten(get_state(self.module))
+
+    def _save(self, label: int) -> None:
+        if self.store is None:
+            return
+        arrays = {} if self.uplink.residual is None else {"residual": self.uplink.residual}
+        self.store.save(checkpoint.State(label, arrays, {}))
+
+    def _restore(self, label: int) -> None:
+        if self.store is None:
+            raise FederationError(f"silo {self.number} was told to resume from label {label} and keeps no checkpoints")
+        state = self.store.load(label)
+        if self.uplink.residual is not None:
+            self.uplink.residual[:] = state.arrays["residual"]
+
+    def _message(
+        self,
+        kind: wire.Kind,
+        round_: int,
+        version: int,
+        records: list[wire.Record] | None = None,
+        fields: dict[str, float] | None = None,
+        text: str = "",
+    ) -> wire.Message:
+        return wire.Message(kind, self.number, round_, version, records or [], fields or {}, text)
+
+
+def serve(silos: dict[int, Silo], receive: Callable[[], tuple[int, Any]], send: Callable[[int, bytearray], None]) -> None:
+    """A silo process: answer messages until STOP.
+
+    Args:
+        silos: the process's silos by number.
+        receive: blocks until a message comes; returns the silo it is for and its bytes.
+        send: sends a silo's answer to the server.
+    """
+    while True:
+        started = time.perf_counter()
+        number, buffer = receive()
+        if wire.peek(buffer).kind == wire.Kind.STOP:
+            return
+        silo = silos[number]
+        silo.wait_seconds = time.perf_counter() - started
+        answer = silo.handle(buffer)
+        if answer is not None:
+            send(number, answer)
+
+
+def round_seed(seed: int, silo: int, round_: int) -> int:
+    """Seed of one silo's local training in one round: stateless, so that a replayed round gives the same bits."""
+    return int(np.random.SeedSequence([seed, silo, round_]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

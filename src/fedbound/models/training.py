@@ -1,0 +1,151 @@
+"""Local training and evaluation of one silo: plain mini-batch steps on the silo's own samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from fedbound.errors import InputError
+from fedbound.models.optimizers import Adam, Sgd
+from fedbound.models.seeding import seeded
+from fedbound.models.state import as_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedbound import data, study
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What local training did: steps taken, and the mean over them of the mini-batches' mean cross-entropy (nat)."""
+
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Samples evaluated, how many of them were classified correctly, and the sum of their cross-entropy (nat)."""
+
+    samples: int
+    correct: int
+    loss_sum: float
+
+
+def train(
+    module: torch.nn.Module,
+    split: data.Split,
+    settings: study.LocalTraining,
+    rng_seed: int,
+    steps: int = 0,
+    hook: Callable[[Any], None] | None = None,
+) -> LocalResult:
+    """Train `module` in place with a fresh optimizer on shuffled mini-batches.
+
+    The order of the samples and all other randomness (dropout) depend on `rng_seed` alone, so that a replayed round
+    gives the same bits. An epoch's last batch may be smaller.
+
+    Args:
+        module: moved to the settings' device if it is not there.
+        split: the silo's training samples.
+        settings: epochs, batch size, optimizer and its rates, device.
+        rng_seed: seed of this round and silo, from 0.
+        steps: take exactly so many steps, cycling through epochs; 0: `settings.local_epochs` epochs.
+        hook: called with the module between the gradients and the optimizer's step, to change gradients.
+
+    Raises:
+        InputError: CUDA is asked for and there is none.
+        ValueError: the split is empty.
+    """
+    import torch
+
+    if not len(split):
+        raise ValueError("a silo without training samples cannot train")
+    device = resolve_device(settings.device)
+    module.to(device).train()
+    x, y = _tensors(split, module, device)
+    optimizer = _optimizer(module, settings)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    steps = steps or settings.local_epochs * -(-len(split) // settings.batch_size)
+    with seeded(rng_seed, device):
+        for _, batch in zip(range(steps), _batches(len(split), settings.batch_size, rng_seed), strict=False):
+            index = torch.from_numpy(batch).to(device)
+            logits = module(x.index_select(0, index)).float()
+            loss = torch.nn.functional.cross_entropy(logits, y.index_select(0, index))
+            module.zero_grad()
+            loss.backward()
+            if hook is not None:
+                hook(module)
+            optimizer.step()
+            total += loss.detach()
+    module.zero_grad()
+    return LocalResult(steps, float(total) / steps)
+
+
+def evaluate(module: torch.nn.Module, split: data.Split, batch_size: int = 512) -> Evaluation:
+    """Evaluate `module`, on the device where it is, in evaluation mode; its mode is restored."""
+    import torch
+
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    x, y = _tensors(split, module, device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    was_training = module.training
+    module.eval()
+    with torch.inference_mode():
+        for start in range(0, len(split), batch_size):
+            part = slice(start, start + batch_size)
+            logits = module(x[part]).float()
+            correct += (logits.argmax(1) == y[part]).sum()
+            loss += torch.nn.functional.cross_entropy(logits, y[part], reduction="sum")
+    module.train(was_training)
+    return Evaluation(len(split), int(correct), float(loss))
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that `cpu`, `cuda` or `auto` (CUDA where there is one) means here.
+
+    Raises:
+        InputError: CUDA is asked for and there is none.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("training.device: 'cuda' is refused: torch finds no CUDA device here; use 'cpu' or 'auto'")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def _batches(samples: int, size: int, seed: int) -> Iterator[np.ndarray]:
+    """Sample numbers of one mini-batch after the other, for ever: each epoch is a new permutation."""
+    rng = np.random.default_rng(seed)
+    while True:
+        order = rng.permutation(samples)
+        for start in range(0, samples, size):
+            yield order[start : start + size]
+
+
+def _optimizer(module: torch.nn.Module, settings: study.LocalTraining) -> Sgd | Adam:
+    if settings.optimizer == "adam":
+        return Adam(module.parameters(), settings.learning_rate, settings.weight_decay)
+    return Sgd(module.parameters(), settings.learning_rate, settings.momentum, settings.weight_decay)
+
+
+_ON_DEVICE: WeakKeyDictionary[data.Split, dict[Any, tuple[Any, Any]]] = WeakKeyDictionary()
+
+
+def _tensors(split: data.Split, module: torch.nn.Module, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The split on `device`, features in the module's own floating dtype; moved and converted once per split."""
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+    kept = _ON_DEVICE.setdefault(split, {})
+    if (device, dtype) not in kept:
+        x, y = as_tensor(split.x), as_tensor(split.y)
+        x = x.to(device, dtype) if x.is_floating_point() and dtype is not None else x.to(device)
+        kept[device, dtype] = (x, y.to(device))
+    return kept[device, dtype]

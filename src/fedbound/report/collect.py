@@ -1,0 +1,388 @@
+"""From a study's artifacts to the tidy tables of study.h5.
+
+Every table of every artifact is concatenated as whole columns, with the keys of its scenario in front; unit,
+description and the measured flag stay those of the column it comes from. What needs several runs at once (pairs,
+recommendation) is added by `comparison` and `recommend`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedbound import schemas, study
+from fedbound.artifacts import Artifact, Column, Schema, Table, canonical, read, stamp
+from fedbound.errors import ArtifactError
+from fedbound.plan import STAGES
+from fedbound.report import comparison, labels, recommend
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one table of study.h5 comes from: the stage, its table, and the schema where no artifact has it."""
+
+    stage: str
+    table: str
+    schema: Schema
+    keys: tuple[str, ...]
+
+
+_RUN = ("stem", "setting", "algorithm", "codec", "bound", "seed")
+_BOUNDS = ("stem", "setting", "algorithm", "codec", "mode")
+_PROFILE = ("stem", "setting", "codec")
+_SIMULATION = ("stem", "setting", "case", "run", "scheduler", "clients", "codec", "bound")
+
+SOURCES = {
+    "runs": Source(
+        "train",
+        "summary",
+        schemas.RUN_SUMMARY,
+        ("stem", "setting", "context", "problem", "algorithm", "codec", "mode", "bound", "bound_value", "seed"),
+    ),
+    "rounds": Source("train", "rounds", schemas.RUN_ROUNDS, _RUN),
+    "silos": Source("train", "silos", schemas.RUN_SILOS, _RUN),
+    "evaluations": Source("train", "evaluations", schemas.RUN_EVALUATIONS, _RUN),
+    "bounds": Source("calibrate", "bounds", schemas.BOUNDS, _BOUNDS),
+    "probes": Source("calibrate", "probes", schemas.BOUNDS_PROBES, _BOUNDS),
+    "decision": Source("calibrate", "decision", schemas.BOUNDS_DECISION, _BOUNDS),
+    "profile_codec": Source("profile", "codec", schemas.PROFILE_CODEC, _PROFILE),
+    "profile_costs": Source("profile", "costs", schemas.PROFILE_COSTS, _PROFILE),
+    "profile_server": Source("profile", "server", schemas.PROFILE_SERVER, _PROFILE),
+    "profile_link": Source("profile", "link", schemas.PROFILE_LINK, _PROFILE),
+    "simulations": Source("simulate", "summary", schemas.SIMULATION_SUMMARY, _SIMULATION),
+    "simulation_rounds": Source("simulate", "rounds", schemas.SIMULATION_ROUNDS, _SIMULATION),
+    "validation": Source("simulate", "validation", schemas.SIMULATION_VALIDATION, _SIMULATION),
+    "privacy": Source("privacy", "results", schemas.PRIVACY_RESULTS, ("stem", "setting", "seed")),
+}
+PARTS = ("download", "compute", "codec", "upload", "server")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One artifact of the study with the keys that its rows carry; `artifact` is None for a hole."""
+
+    stage: str
+    stem: str
+    artifact: Artifact | None
+    keys: dict[str, Any]
+    error: str = ""
+
+    @property
+    def content(self) -> str:
+        return self.artifact.content_digest() if self.artifact else ""
+
+
+def run(scenario: study.CollectScenario, inputs: Mapping[str, Path], allow_holes: bool = False) -> Artifact:
+    """Collect a study.
+
+    Args:
+        scenario: the collect job's scenario.
+        inputs: path of each artifact by `stage/stem`, as in the plan.
+        allow_holes: take a study with missing or unreadable artifacts; they become rows of status `missing`.
+
+    Raises:
+        ArtifactError: an artifact is missing, damaged, of another stage or study; the sentence names the file.
+    """
+    found = describe(_read_all(scenario.study, inputs, allow_holes))
+    tables: dict[str, Table] = {"scenarios": _scenarios(found)}
+    for name, source in SOURCES.items():
+        tables[name] = concatenate(source, [one for one in found if one.stage == source.stage and one.artifact])
+    tables["simulations"] |= _mean_parts(tables["simulations"], tables["simulation_rounds"])
+    tables["settings"] = comparison.settings(tables["runs"])
+    tables["comparisons"] = comparison.comparisons(tables["runs"])
+    tables |= recommend.tables(tables, scenario.report.tolerance)
+    tables["provenance"] = _provenance(found)
+    return Artifact(
+        stage="collect",
+        study=scenario.study,
+        scenario=scenario.model_dump(mode="json"),
+        tables=tables,
+        inputs={f"{one.stage}/{one.stem}": one.content for one in found},
+        provenance=stamp(**_versions()),
+    )
+
+
+def _versions() -> dict[str, str]:
+    import matplotlib
+    import pandas
+
+    return {"pandas": pandas.__version__, "matplotlib": matplotlib.__version__}
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def _read_all(name: str, inputs: Mapping[str, Path], allow_holes: bool) -> list[Scenario]:
+    found = []
+    for key in sorted(inputs, key=_order):
+        stage, _, stem = key.partition("/")
+        try:
+            found.append(Scenario(stage, stem, _read(name, stage, inputs[key]), {}))
+        except ArtifactError as error:
+            if not allow_holes:
+                raise
+            found.append(Scenario(stage, stem, None, {}, str(error)))
+    return found
+
+
+def _read(name: str, stage: str, path: Path) -> Artifact:
+    artifact = read(path, stage)
+    if artifact.study != name:
+        raise ArtifactError(f"{path} belongs to the study {artifact.study!r}, not {name!r}; give this study's files")
+    return artifact
+
+
+def _order(key: str) -> tuple[int, list[tuple[int, float, str]]]:
+    """Stages in the order they run; within one, numbers in a name by their value."""
+    stage, _, stem = key.partition("/")
+    if stage not in STAGES:
+        raise ArtifactError(f"the input {key!r} names no stage; possible: {', '.join(STAGES[:-1])}")
+    words = re.findall(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?|\D+", stem.rpartition("_")[0]) + [stem]
+    return STAGES.index(stage), [(0, float(w), "") if w[0].isdigit() and w != stem else (1, 0.0, w) for w in words]
+
+
+# ---- keys -----------------------------------------------------------------------------------------------------------
+
+
+def describe(found: Sequence[Scenario]) -> list[Scenario]:
+    """Give every scenario its keys; names depend on what varies among the scenarios of the same stage."""
+    keyed: dict[tuple[str, str], dict[str, Any]] = {}
+    for stage, keys_of in _KEYS_OF.items():
+        whole = [one for one in found if one.stage == stage and one.artifact]
+        keyed.update(zip([(stage, one.stem) for one in whole], keys_of([_artifact(one) for one in whole]), strict=True))
+    scales = {one.content: _accepted(_artifact(one)) for one in found if one.stage == "calibrate" and one.artifact}
+    runs = {one.content: one for one in found if one.stage == "train" and one.artifact}
+    described = []
+    for one in found:
+        keys = keyed.get((one.stage, one.stem)) or _from_stem(one.stem)
+        if one.stage == "train" and keys["bound"] == "calibrated" and one.artifact:
+            keys["bound_value"] = scales.get(one.artifact.inputs.get("bounds", ""), math.nan)
+        if one.stage == "simulate" and one.artifact:
+            run_ = runs.get(one.artifact.inputs.get("run", ""))
+            keys["run"] = run_.stem if run_ else ""
+            keys["setting"] = keyed["train", run_.stem]["setting"] if run_ else keys["setting"]
+        described.append(replace(one, keys={"stem": one.stem, **keys}))
+    return described
+
+
+def _artifact(one: Scenario) -> Artifact:
+    if one.artifact is None:
+        raise ValueError(f"{one.stem} is a hole")
+    return one.artifact
+
+
+def _accepted(artifact: Artifact) -> float:
+    return float(artifact.tables["decision"]["scale"].values[0])
+
+
+def _train_keys(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
+    flats = [labels.flatten(a.scenario) for a in artifacts]
+    varying = [key for key in labels.varying(flats) if key not in ("seed", *_EXCHANGE_LABEL)]
+    context = [key for key in varying if not key.startswith("exchange.")]
+    problem = [key for key in context if key.startswith(("data.", "model."))]
+    settings = labels.unique(
+        [", ".join(filter(None, [labels.exchange(a.scenario["exchange"]), labels.extras(f, varying)]))
+         for a, f in zip(artifacts, flats, strict=True)],
+        [canonical({k: v for k, v in a.scenario.items() if k != "seed"}) for a in artifacts],
+    )
+    return [
+        {
+            "setting": setting,
+            "context": labels.extras(flat, context),
+            "problem": labels.extras(flat, problem),
+            "algorithm": labels.part(a.scenario["training"]["algorithm"]),
+            "scheduler": labels.part(a.scenario["training"]["scheduler"]),
+            **_exchange_keys(a.scenario["exchange"]),
+            "mode": a.scenario["exchange"]["mode"],
+            "bound_value": _number(a.scenario["exchange"]["bound"]),
+            "clients": a.scenario["data"]["silos"],
+            "seed": a.scenario["seed"],
+        }
+        for a, flat, setting in zip(artifacts, flats, settings, strict=True)
+    ]
+
+
+# Keys that the label of an exchange spells out by itself.
+_EXCHANGE_LABEL = ("exchange.codec.name", "exchange.bound", "exchange.bound_mode")
+
+
+def _exchange_keys(exchange: Mapping[str, Any]) -> dict[str, Any]:
+    return {"codec": labels.part(exchange["codec"]), "bound": labels.bound(exchange)}
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _calibrate_keys(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
+    flats = [labels.flatten(a.scenario) for a in artifacts]
+    varying = [key for key in labels.varying(flats) if key != "calibration.codec.name"]
+    codecs = [labels.part(a.scenario["calibration"]["codec"]) for a in artifacts]
+    settings = _settings(codecs, flats, varying, artifacts)
+    return [
+        {
+            "setting": setting,
+            "algorithm": labels.part(a.scenario["training"]["algorithm"]),
+            "codec": codec,
+            "mode": a.scenario["mode"],
+            "clients": a.scenario["data"]["silos"],
+        }
+        for a, codec, setting in zip(artifacts, codecs, settings, strict=True)
+    ]
+
+
+def _profile_keys(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
+    flats = [labels.flatten(a.scenario) for a in artifacts]
+    varying = [key for key in labels.varying(flats) if key not in _EXCHANGE_LABEL]
+    names = [labels.exchange(a.scenario["exchange"]) for a in artifacts]
+    return [
+        {
+            "setting": setting,
+            **_exchange_keys(a.scenario["exchange"]),
+            "algorithm": labels.part(a.scenario["training"]["algorithm"]),
+            "clients": a.scenario["data"]["silos"],
+        }
+        for a, setting in zip(artifacts, _settings(names, flats, varying, artifacts), strict=True)
+    ]
+
+
+def _simulate_keys(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
+    flats = [labels.flatten(a.scenario) for a in artifacts]
+    varying = labels.varying(flats)
+    case = [key for key in varying if key.startswith("simulation.") and key not in _SIMULATION_KEYS]
+    return [
+        {
+            "setting": labels.exchange(a.scenario["exchange"]),  # the training run's name where it was collected
+            "case": labels.extras(flat, case),
+            "run": "",
+            "scheduler": labels.part(a.scenario["simulation"]["scheduler"]),
+            "clients": a.scenario["simulation"]["clients"],
+            **_exchange_keys(a.scenario["exchange"]),
+            "seed": a.scenario["simulation"]["seed"],
+        }
+        for a, flat in zip(artifacts, flats, strict=True)
+    ]
+
+
+_SIMULATION_KEYS = ("simulation.clients", "simulation.scheduler.name")
+
+
+def _privacy_keys(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
+    flats = [labels.flatten(a.scenario) for a in artifacts]
+    skipped = ("privacy.mechanism.name", "privacy.epsilon", "privacy.seed")
+    varying = [key for key in labels.varying(flats) if key not in skipped]
+    names = [labels.part(a.scenario["privacy"]["mechanism"]) for a in artifacts]
+    return [
+        {
+            "setting": ", ".join(filter(None, [name, labels.extras(flat, varying)])),
+            "mechanism": name,
+            "epsilon": a.scenario["privacy"]["epsilon"],
+            "clients": a.scenario["privacy"]["clients"],
+            "seed": a.scenario["privacy"]["seed"],
+        }
+        for a, flat, name in zip(artifacts, flats, names, strict=True)
+    ]
+
+
+def _settings(
+    names: Sequence[str], flats: Sequence[labels.Flat], varying: Sequence[str], artifacts: Sequence[Artifact]
+) -> list[str]:
+    named = [", ".join(filter(None, [n, labels.extras(f, varying)])) for n, f in zip(names, flats, strict=True)]
+    return labels.unique(named, [canonical(a.scenario) for a in artifacts])
+
+
+_KEYS_OF: dict[str, Callable[[Sequence[Artifact]], list[dict[str, Any]]]] = {
+    "profile": _profile_keys,
+    "calibrate": _calibrate_keys,
+    "train": _train_keys,
+    "privacy": _privacy_keys,
+    "simulate": _simulate_keys,
+}
+
+
+def _from_stem(stem: str) -> dict[str, Any]:
+    """What a hole's name says of it: `codec-sz3_bound-calibrated_seed-0_<digest>`."""
+    words = dict(word.split("-", 1) for word in stem.split("_")[:-1] if "-" in word)
+    numbers = {"seed": int, "clients": int, "epsilon": float}
+    return {key: numbers.get(key, str)(value) for key, value in words.items()}
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def concatenate(source: Source, found: Sequence[Scenario]) -> Table:
+    """One table of all artifacts of its stage, keys first; empty (but typed) where there are none.
+
+    A key that the table has itself is taken from the table.
+
+    Raises:
+        ArtifactError: an artifact lacks the table, or has other columns than the others.
+    """
+    tables = [_table_of(source, one) for one in found]
+    fields = {name: column.field for name, column in tables[0].items()} if tables else source.schema.fields
+    for one, table in zip(found, tables, strict=True):
+        if {name: column.field for name, column in table.items()} != fields:
+            raise ArtifactError(
+                f"{one.stage}/{one.stem} has other columns in its table {source.table!r} than {found[0].stem}; "
+                "run both again with one version of fedbound"
+            )
+    lengths = [len(next(iter(table.values())).values) for table in tables]
+    keys = {key: _key(key, found, lengths) for key in source.keys if key not in fields}
+    return keys | {
+        name: Column(field, np.concatenate([t[name].values for t in tables]) if tables else np.empty(0, object))
+        for name, field in fields.items()
+    }
+
+
+def _table_of(source: Source, one: Scenario) -> Table:
+    tables = _artifact(one).tables
+    if source.table not in tables:
+        raise ArtifactError(f"{one.stage}/{one.stem} has no table {source.table!r}; run its stage again")
+    return tables[source.table]
+
+
+def _key(key: str, found: Sequence[Scenario], lengths: Sequence[int]) -> Column:
+    field = schemas.STUDY_KEYS[key]
+    values = np.array([one.keys[key] for one in found], dtype=object if field.dtype == "str" else field.dtype)
+    return Column(field, np.repeat(values, lengths))
+
+
+def _scenarios(found: Sequence[Scenario]) -> Table:
+    defaults = {"seed": -1, "clients": -1, "epsilon": math.nan}
+    rows = []
+    for one in found:
+        row = {key: one.keys.get(key, defaults.get(key, "")) for key in schemas.STUDY_SCENARIOS.fields}
+        status = "done" if one.artifact else "missing"
+        rows.append(row | {"stage": one.stage, "status": status, "content_digest": one.content, "error": one.error})
+    return schemas.STUDY_SCENARIOS.table(rows)
+
+
+def _mean_parts(simulations: Table, rounds: Table) -> Table:
+    """Mean over each simulation's rounds of the parts of a round, as columns `<part>_seconds`."""
+    stems = simulations["stem"].values
+    position = {stem: i for i, stem in enumerate(stems)}
+    rows = np.array([position[stem] for stem in rounds["stem"].values], dtype=int)
+    counts = np.bincount(rows, minlength=len(stems))
+    table = {}
+    for part in PARTS:
+        sums = np.bincount(rows, weights=rounds[part].values, minlength=len(stems))
+        means = np.divide(sums, counts, out=np.full(len(stems), np.nan), where=counts > 0)
+        field = rounds[part].field
+        table[f"{part}_seconds"] = Column(replace(field, description=f"mean over rounds: {field.description}"), means)
+    return table
+
+
+def _provenance(found: Sequence[Scenario]) -> Table:
+    rows = [
+        {"stem": one.stem, "key": key, "value": str(value)}
+        for one in found
+        if one.artifact
+        for key, value in sorted(one.artifact.provenance.items())
+    ]
+    return schemas.STUDY_PROVENANCE.table(rows)

@@ -1,0 +1,85 @@
+"""Readable names of scenarios: what differs within the study is said, what is the same everywhere is left out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fedbound.artifacts import canonical
+
+Flat = dict[str, Any]
+
+
+def flatten(scenario: Mapping[str, Any], prefix: str = "") -> Flat:
+    """A scenario with dotted keys: `{"data": {"silos": 4}}` becomes `{"data.silos": 4}`."""
+    flat: Flat = {}
+    for key, value in scenario.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def varying(flats: Sequence[Flat]) -> list[str]:
+    """Keys that take two or more values among the scenarios that have them; None counts as not having one."""
+    seen: dict[str, set[str]] = defaultdict(set)
+    for flat in flats:
+        for key, value in flat.items():
+            if value is not None:
+                seen[key].add(canonical(value))
+    return [key for key, values in seen.items() if len(values) > 1]
+
+
+def extras(flat: Flat, keys: Iterable[str]) -> str:
+    """`fedprox, learning_rate=0.1`: the values of `keys` in this scenario; a part's name stands for itself."""
+    words = []
+    for key in keys:
+        value = flat.get(key)
+        if value is None:
+            continue
+        last = key.rsplit(".", 1)[-1]
+        words.append(text(value) if last == "name" else f"{last}={text(value)}")
+    return ", ".join(words)
+
+
+def text(value: Any) -> str:
+    """A scalar as a person writes it: `0.1`, `calibrated`, `yes`."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def part(choice: Mapping[str, Any] | None) -> str:
+    """The name of a part `{"name": ..., **options}`; '' for none."""
+    return str(choice["name"]) if choice else ""
+
+
+def bound(exchange: Mapping[str, Any]) -> str:
+    """The bound as written: `calibrated`, `0.1` (relative), `0.001 abs`; '' where the codec has none."""
+    value = exchange.get("bound")
+    if value is None:
+        return ""
+    return f"{text(value)} abs" if exchange.get("bound_mode") == "abs" else text(value)
+
+
+def exchange(choice: Mapping[str, Any]) -> str:
+    """Codec and bound: `sz3 calibrated`, `lossless`; the codec 'none' is called `uncompressed`."""
+    name = part(choice["codec"])
+    return " ".join(filter(None, ["uncompressed" if name == "none" else name, bound(choice)]))
+
+
+def unique(labels: Sequence[str], identities: Sequence[str]) -> list[str]:
+    """Labels with a number added where two different identities would share one."""
+    taken: dict[str, list[str]] = defaultdict(list)
+    found = []
+    for label, identity in zip(labels, identities, strict=True):
+        owners = taken[label]
+        if identity not in owners:
+            owners.append(identity)
+        number = owners.index(identity)
+        found.append(f"{label} #{number + 1}" if number else label)
+    return found

@@ -1,0 +1,126 @@
+"""The reference engine: SimGrid 4.1 by its Python task graph, in a process of its own.
+
+SimGrid allows one simulation per process, so a worker process holds it and this engine is the near end of a pipe:
+each line from the worker is one event, each line back the list of what the driver wants next, both plain JSON.
+Source: Casanova et al., "Versatile, scalable, and accurate simulation of distributed applications and platforms",
+JPDC 74(10), 2014.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import IO, Any
+
+from fedbound.errors import FedboundError, InputError
+from fedbound.registry import ENGINES, Options
+from fedbound.simulation.engines import Received, TimerDue
+from fedbound.simulation.platform import Direction, Star
+
+
+@ENGINES.register("simgrid", Options)
+def simgrid(options: Options) -> Callable[[Star], SimGrid]:
+    """SimGrid's own solver (model LV08): the reference, O(N^2) and more where flows contend."""
+    return SimGrid
+
+
+class SimGrid:
+    """One simulation of one star.
+
+    Raises:
+        InputError: the package simgrid is missing, or the star has equal weights, which LV08 cannot express.
+    """
+
+    validity = "simgrid: SimGrid's own max-min solver, the reference"
+
+    def __init__(self, star: Star):
+        if importlib.util.find_spec("simgrid") is None:
+            raise InputError(
+                "the simulation engine 'simgrid' needs the Python package simgrid, which is not installed; "
+                "run 'make simgrid', or choose the engine 'fluid'"
+            )
+        if star.weight_s is None:
+            raise InputError("the simulation engine 'simgrid' has no equal weights; set weight_s or choose 'fluid'")
+        self.now = 0.0
+        self.events = 0
+        self._star = star
+        self._wanted: list[list[Any]] = []
+
+    def transfer(self, direction: Direction, client: int, size: float, delay: float) -> None:
+        self.events += 1
+        self._wanted.append(["transfer", int(direction), client, float(size), float(delay)])
+
+    def timer(self, time: float, key: int) -> None:
+        self._wanted.append(["timer", key, float(max(time - self.now, 0.0))])
+
+    def stop(self) -> None:
+        self._wanted.append(["stop"])
+
+    def run(self, received: Received, due: TimerDue) -> None:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "fedbound.simulation.simgrid_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+            with worker:
+                try:
+                    ended = self._converse(worker, received, due)
+                except BaseException:
+                    worker.kill()
+                    raise
+            if worker.returncode or not ended:
+                raise FedboundError(f"SimGrid failed at {self.now:g} simulated seconds: {_last_line(log)}")
+
+    def _converse(self, worker: subprocess.Popen[str], received: Received, due: TimerDue) -> bool:
+        """Answer the worker's events; returns whether it came to an end, rather than broke off."""
+        assert worker.stdin is not None and worker.stdout is not None
+        try:
+            self._tell(worker.stdin, _describe(self._star))
+            self._flush(worker.stdin)
+            for line in worker.stdout:
+                time, kind, subject = json.loads(line)
+                self.now = time
+                if kind == "end":
+                    return True
+                self.events += 1
+                due(subject) if kind == "timer" else received(Direction(kind), subject)
+                self._flush(worker.stdin)
+        except BrokenPipeError:
+            return False
+        return False
+
+    def _flush(self, pipe: IO[str]) -> None:
+        wanted, self._wanted = self._wanted, []
+        self._tell(pipe, wanted)
+
+    def _tell(self, pipe: IO[str], value: Any) -> None:
+        pipe.write(json.dumps(value))
+        pipe.write("\n")
+        pipe.flush()
+
+
+def _describe(star: Star) -> dict[str, Any]:
+    return {
+        "server": {d.name: star.capacity(d) if star.capacity(d) < float("inf") else None for d in Direction},
+        "bandwidth": star.client_bandwidth.tolist(),
+        "latency": star.latency.tolist(),
+        "settings": {
+            "network/bandwidth-factor": star.goodput_factor,
+            "network/latency-factor": star.latency_factor,
+            "network/weight-S": star.weight_s,
+            "network/TCP-gamma": star.tcp_gamma if star.tcp_gamma < float("inf") else 0,
+        },
+    }
+
+
+def _last_line(log: IO[str]) -> str:
+    log.seek(0)
+    lines = log.read().strip().splitlines()
+    return lines[-1] if lines else "it gave no reason"

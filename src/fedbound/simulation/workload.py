@@ -1,0 +1,164 @@
+"""What every client and the server have to do in a round: measured seconds and bytes, for a few silos or for many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedbound.artifacts import Artifact
+from fedbound.errors import InputError
+from fedbound.simulation.platform import Star, vector
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedbound.study import Simulation
+
+MEGABIT = 1e6 / 8  # bytes
+_MATCHED = ("algorithm", "local_epochs", "batch_size", "optimizer", "device")  # training keys that change a step's cost
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Costs of one round; a single number serves all n clients.
+
+    Attributes:
+        train_seconds: (n,) float64, local training of `steps` steps.
+        encode_seconds: (n,) float64, encoding the update.
+        evaluate_seconds: (n,) float64, evaluating the received model.
+        up_bytes: (n,) float64, update message, header included.
+        down_bytes: (n,) float64, model message, header included.
+        decode_seconds: server time to decode one update.
+        aggregate_seconds: server time to fold one decoded update.
+        message_seconds: server time for each message that is neither decoding nor folding.
+        steps: local steps that train_seconds stands for; a scheduler that asks for other steps scales by them.
+
+    Raises:
+        InputError: a time is negative, a size not positive, or either no finite number.
+    """
+
+    train_seconds: np.ndarray
+    encode_seconds: np.ndarray | float
+    evaluate_seconds: np.ndarray | float
+    up_bytes: np.ndarray | float
+    down_bytes: np.ndarray | float
+    decode_seconds: float = 0.0
+    aggregate_seconds: float = 0.0
+    message_seconds: float = 0.0
+    steps: float = 1.0
+
+    def __post_init__(self) -> None:
+        count = len(np.atleast_1d(self.train_seconds))
+        for key in ("train_seconds", "encode_seconds", "evaluate_seconds"):
+            object.__setattr__(self, key, vector(key, getattr(self, key), count, "seconds from 0", lambda x: x >= 0))
+        for key in ("up_bytes", "down_bytes"):
+            object.__setattr__(self, key, vector(key, getattr(self, key), count, "bytes above 0", lambda x: x > 0))
+        for key in ("decode_seconds", "aggregate_seconds", "message_seconds"):
+            if not 0 <= getattr(self, key) < np.inf:
+                raise InputError(f"{key}: {getattr(self, key)} is refused; give seconds from 0")
+        if not 0 < self.steps < np.inf:
+            raise InputError(f"steps: {self.steps} is refused; give a number above 0")
+
+    def __len__(self) -> int:
+        return len(self.train_seconds)
+
+
+def check_match(profile: Artifact, run: Artifact) -> None:
+    """Refuse a profile that was measured on other work than the run's.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    for key in ("data", "model"):
+        _check_equal(key, profile.scenario.get(key), run.scenario.get(key))
+    theirs, ours = profile.scenario.get("training", {}), run.scenario.get("training", {})
+    for key in _MATCHED:
+        _check_equal(f"training.{key}", theirs.get(key), ours.get(key))
+    codecs = [artifact.scenario.get("exchange", {}).get("codec") for artifact in (profile, run)]
+    _check_equal("exchange.codec", *codecs)
+
+
+def _check_equal(key: str, profiled: object, trained: object) -> None:
+    if profiled != trained:
+        raise InputError(
+            f"the profile was measured with {key} {_short(profiled)} but the run was made with {_short(trained)}; "
+            "give the profile of the run's own study"
+        )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tuple[Workload, Star]:
+    """Draw `simulation.clients` clients around the profiled silos.
+
+    Training time is the median over silos of their profiled time, times `compute_scale`, times lognormal(0,
+    compute_spread); bandwidth is `client_bandwidth` times lognormal(0, bandwidth_spread). All training times are drawn
+    first, then all bandwidths. Payloads are the run's mean messages.
+    """
+    count = simulation.clients
+    costs, server = _costs(profile), profile["server"].iloc[0]
+    silos = run["silos"]
+    draw = np.random.default_rng(simulation.seed)
+    train = draw.lognormal(0, simulation.compute_spread, count)
+    train *= costs["train_seconds"].median() * simulation.compute_scale
+    bandwidth = draw.lognormal(0, simulation.bandwidth_spread, count)
+    bandwidth *= simulation.client_bandwidth * MEGABIT
+    capacity = simulation.server_bandwidth * MEGABIT
+    workload = Workload(
+        train_seconds=train,
+        encode_seconds=costs["encode_seconds"].median(),
+        evaluate_seconds=costs["evaluate_seconds"].median() / _evaluate_every(run),
+        up_bytes=silos["bytes_up"].mean(),
+        down_bytes=silos["bytes_down"].mean(),
+        decode_seconds=costs["decode_seconds"].median(),
+        aggregate_seconds=float(server["aggregate_seconds"]),
+        message_seconds=float(server["message_seconds"]),
+        steps=costs["steps"].mean(),
+    )
+    return workload, Star(capacity, capacity, bandwidth, simulation.latency)
+
+
+def deployment(profile: Artifact, run: Artifact) -> tuple[Workload, Star]:
+    """The study's own MPI run: each silo's profiled costs and link, no TCP, one server that all links meet in.
+
+    The server's link is as fast as the fastest silo's: on one machine every message is copied by the server's process.
+    """
+    costs, server = _costs(profile), profile["server"].iloc[0]
+    sizes = run["silos"].groupby("silo")[["bytes_up", "bytes_down"]].mean().reindex(costs["silo"])
+    workload = Workload(
+        train_seconds=_array(costs, "train_seconds"),
+        encode_seconds=_array(costs, "encode_seconds"),
+        # Medians are compared, and the median round has an evaluation only if every round has.
+        evaluate_seconds=_array(costs, "evaluate_seconds") if _evaluate_every(run) == 1 else 0.0,
+        up_bytes=_array(sizes, "bytes_up"),
+        down_bytes=_array(sizes, "bytes_down"),
+        decode_seconds=costs["decode_seconds"].mean(),
+        aggregate_seconds=float(server["aggregate_seconds"]),
+        message_seconds=float(server["message_seconds"]),
+        steps=costs["steps"].mean(),
+    )
+    bandwidth = _array(costs, "bandwidth")
+    latency = np.maximum(_array(costs, "latency"), 0)  # a fitted line may cross below zero
+    fastest = float(bandwidth.max())
+    star = Star(
+        fastest, fastest, bandwidth, latency, goodput_factor=1, latency_factor=1, weight_s=None, tcp_gamma=np.inf
+    )
+    return workload, star
+
+
+def _costs(profile: Artifact) -> pd.DataFrame:
+    return profile["costs"].sort_values("silo")
+
+
+def _array(frame: pd.DataFrame, column: str) -> np.ndarray:
+    return frame[column].to_numpy(np.float64)
+
+
+def _evaluate_every(run: Artifact) -> int:
+    return int(run.scenario["training"]["evaluate_every"])

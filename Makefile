@@ -87,7 +87,7 @@ $(STAMP_INSTALL): $(STAMP_TORCH) $(CONSTRAINTS) pyproject.toml
 	@rm -f $(VENV)/.installed-*
 	$(PIP) -c $(CONSTRAINTS) -e ".[$(EXTRAS)$(if $(filter embedded,$(MPI)),$(comma)mpi)]"
 	$(if $(filter site,$(MPI)),$(BIN)/python -m pip uninstall --quiet --yes mpich)
-	@$(BIN)/python -c 'from mpi4py import MPI; print("MPI:", MPI.Get_library_version().splitlines()[0])' || \
+	@$(BIN)/python -c 'from mpi4py import MPI; print("MPI:", *MPI.Get_library_version().splitlines()[0].split())' || \
 	  { echo "no MPI library was found: load the site's module (or set MPI4PY_LIBMPI), or use MPI=embedded" >&2; exit 1; }
 	@touch $@
 

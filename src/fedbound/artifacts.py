@@ -7,7 +7,8 @@ the attributes `encoding-type`, `encoding-version` and `column-order` (AnnData's
 `measured`: a measured column (or one computed from measurements) differs between two runs of the same study.
 
 Two SHA-256 digests are stored: `digest` over everything, verified on load, and `content_digest` without
-`/provenance` and measured columns, which identifies *what was computed*.
+`/provenance` and measured columns, which identifies *what was computed*. A third seals the file: the HDF5 user block
+holds size and digest of all bytes after it, checked before libhdf5 parses any of them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 SCHEMA = "fedbound"
 SCHEMA_VERSION = 1
 _ROOT_KEYS = ("schema", "schema_version", "stage", "study", "scenario", "seed", "package_version", "inputs")
+_MAGIC = "fedbound artifact\n"
+_SEAL_SIZE = 512  # bytes; the smallest user block that HDF5 knows
 _FORMAT = ("v110", "v110")  # the first HDF5 format whose metadata carry checksums; read by every HDF5 >= 1.10
 _COMPRESS_FROM = 16384  # bytes; below that a chunk index costs more than gzip saves
 _MAX_EXPANSION = 1100  # gzip cannot exceed about 1030:1, so a larger claim is damage, refused before allocation
@@ -252,11 +255,35 @@ def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
         ValueError: a table's columns differ in length, or a name cannot be one in HDF5.
     """
     # Made in memory first: a full disk is then an ordinary OSError, and no half-closed HDF5 file stays in the process.
-    with h5py.File.in_memory(libver=_FORMAT) as file:
+    with h5py.File(
+        uuid.uuid4().hex, "w", driver="core", backing_store=False, userblock_size=_SEAL_SIZE, libver=_FORMAT
+    ) as file:
         _write_file(file, artifact)
         file.flush()
         image = file.id.get_file_image()
-    write_atomically(path, image)
+    write_atomically(path, _seal(len(image), hashlib.sha256(image).hexdigest()) + image)
+
+
+def _seal(size: int, sha256: str) -> bytes:
+    """The HDF5 user block: text that names the file, and size and digest of all bytes after it."""
+    text = (
+        f"{_MAGIC}size {size}\nsha256 {sha256}\n"
+        f"HDF5 from byte {_SEAL_SIZE} on: any HDF5 tool reads this file; fedbound.load(path) also checks it.\n"
+    )
+    return text.encode().ljust(_SEAL_SIZE, b"\n")
+
+
+def _check_seal(path: Path) -> None:
+    """Refuse damage before libhdf5 sees it: one flipped bit in a string heap makes HDF5 2.0 loop for ever."""
+    with open(path, "rb") as file:
+        seal = file.read(_SEAL_SIZE)
+        if not seal.startswith(_MAGIC.encode()):
+            raise ArtifactError(
+                f"{path} is no fedbound artifact, or its beginning is damaged; give a file that a fedbound stage wrote"
+            )
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if seal != _seal(max(0, file.tell() - _SEAL_SIZE), digest):
+            raise ArtifactError(f"{path} is truncated or was altered after it was written; run its stage again")
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -358,6 +385,7 @@ def read(path: str | os.PathLike[str], stage: str | None = None) -> Artifact:
     """
     path = Path(path)
     try:
+        _check_seal(path)
         # no lock: a finished artifact is never written again, and some parallel file systems have no locks
         with h5py.File(path, "r", locking=False) as file:
             artifact, stored = _read_file(file, path)

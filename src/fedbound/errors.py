@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class FedboundError(Exception):
@@ -32,6 +34,15 @@ class FederationError(FedboundError):
 
 class LeaseError(FedboundError):
     """Another job owns this scenario's checkpoints, or took them over from this one."""
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 80, 80, 80
+
+
+def shown(value: Any) -> str:
+    """A user's value as it stands in a message: its repr, cut where it is long or deep."""
+    return _SHORT.repr(value)
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:

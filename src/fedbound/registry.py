@@ -10,14 +10,15 @@ from __future__ import annotations
 import importlib
 import itertools
 import pkgutil
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedbound.errors import InputError, nearest
+from fedbound.errors import InputError, nearest, shown
 
 
 class Options(BaseModel):
@@ -89,10 +90,13 @@ class Registry:
 
     def make(self, choice: Mapping[str, Any]) -> Any:
         """Make the part that a normalised choice `{"name": ..., **options}` describes."""
-        options = dict(choice)
-        return self.get(options.pop("name"), **options)
+        name, options = self._split(choice)
+        return self.get(name, **options)
 
     def _validated(self, entry: Entry, options: Mapping[str, Any]) -> Options:
+        problem = misread(entry.options, options)
+        if problem:
+            raise InputError(f"{self.kind} {entry.name!r}: {problem}")
         try:
             return entry.options(**options)
         except ValidationError as error:
@@ -105,9 +109,18 @@ class Registry:
         return {"name": name, **self._validated(entry, options).model_dump(mode="json")}
 
     def expand(self, choice: Any) -> list[Any]:
-        """Split a choice whose scalar options hold lists into one choice per combination, in order."""
+        """Split a choice whose scalar options hold lists into one choice per combination, in order.
+
+        Raises:
+            InputError: the name is unknown, or a list is empty.
+        """
         name, options = self._split(choice)
         model = self.entry(name).options
+        for key, value in options.items():
+            if value == [] and not takes_list(model, key):
+                raise InputError(
+                    f"{self.kind} {name!r}: the list of {key!r} is empty; give at least one value or remove the key"
+                )
         axes = [
             [(key, v) for v in value] if isinstance(value, list) and not takes_list(model, key) else [(key, value)]
             for key, value in options.items()
@@ -121,7 +134,7 @@ class Registry:
             options = {str(k): v for k, v in choice.items()}
             return options.pop("name"), options
         raise InputError(
-            f"a {self.kind} is a name or a mapping with the key 'name', not {choice!r}; "
+            f"a {self.kind} is a name or a mapping with the key 'name', not {shown(choice)}; "
             f"possible: {', '.join(self.available())}"
         )
 
@@ -133,29 +146,72 @@ def takes_list(model: type[BaseModel], key: str) -> bool:
 
 
 def _is_list(annotation: Any) -> bool:
-    if annotation in (list, tuple):
-        return True
-    origin = typing.get_origin(annotation)
-    if origin in (list, tuple):
-        return True
-    return any(_is_list(a) for a in typing.get_args(annotation)) if origin is not None and origin is not dict else False
+    kind = typing.get_origin(annotation) or annotation
+    if kind is typing.Annotated:
+        return _is_list(typing.get_args(annotation)[0])
+    if kind in (typing.Union, types.UnionType):
+        return any(_is_list(one) for one in typing.get_args(annotation))
+    return isinstance(kind, type) and issubclass(kind, (Sequence, Set)) and not issubclass(kind, (str, bytes))
+
+
+def misread(model: type[BaseModel], values: Mapping[str, Any]) -> str | None:
+    """The first truth value that stands where `model` has a number, as a sentence: pydantic would take it for 1 or 0.
+
+    YAML 1.1 reads yes, no, on and off as true and false.
+    """
+    for key, value in values.items():
+        field = model.model_fields.get(key)
+        kinds = _leaves(field.annotation) if field else set()
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            return f"{key}: {value} is refused: give a number (YAML reads yes, no, on and off as true and false)"
+    return None
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _leaves(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return set().union(*(_leaves(one) for one in typing.get_args(annotation)))
+    return {annotation} if isinstance(annotation, type) else set()
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """The first problem of a pydantic error as one sentence with key, value and mend."""
-    problem = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in (*([prefix] if prefix else []), *problem["loc"]))
-    more = len(error.errors()) - 1
+    problems = error.errors(include_url=False)
+    located = [(_place(model, problem["loc"]), problem) for problem in problems]
+    (place, owner), first = located[0]
+    same = [problem for (other, _), problem in located if other == place]  # the branches of one union
+    more = len({other for (other, _), _ in located}) - 1
     tail = f" (and {more} more)" if more else ""
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; {nearest(str(problem['loc'][-1]), model.model_fields)}{tail}"
-    if problem["type"] == "missing":
+    key = ".".join([*([prefix] if prefix else []), *place])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; {nearest(place[-1], owner.model_fields)}{tail}"
+    if first["type"] == "missing":
         return f"the key {key!r} is missing; add it{tail}"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if not key:
-        return f"{message}{tail}"
-    return f"{key}: {problem['input']!r} is refused: {message}{tail}"
+    message = " or ".join(dict.fromkeys(_lowered(problem["msg"].removeprefix("Value error, ")) for problem in same))
+    if not place:
+        return f"{key}: {message}{tail}" if key else f"{message}{tail}"
+    return f"{key}: {shown(first['input'])} is refused: {message}{tail}"
+
+
+def _place(model: type[BaseModel], location: Sequence[str | int]) -> tuple[tuple[str, ...], type[BaseModel]]:
+    """The keys of a pydantic location, without the tags of union branches, and the model that the last one is in."""
+    keys: list[str] = []
+    owner = model
+    inner: type[BaseModel] | None = model
+    for part in location:
+        if isinstance(part, int) or inner is not None:
+            keys.append(str(part))
+        if isinstance(part, str) and inner is not None:
+            owner = inner
+            field = inner.model_fields.get(part)
+            annotation = field.annotation if field else None
+            inner = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return tuple(keys), owner
+
+
+def _lowered(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 CODECS = Registry("codec", "fedbound.codecs")

@@ -10,13 +10,15 @@ The parts (codecs, mechanisms, algorithms ...) are not named here: each declares
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
-from fedbound.errors import InputError, nearest
+from fedbound.artifacts import canonical
+from fedbound.errors import InputError, nearest, shown
 from fedbound.registry import (
     ALGORITHMS,
     CODECS,
@@ -28,8 +30,13 @@ from fedbound.registry import (
     SCHEDULERS,
     Registry,
     explain,
+    misread,
     takes_list,
 )
+
+NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
+LARGEST_SEED = 2**32 - 1  # what every library that is seeded takes
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 class Section(BaseModel):
@@ -77,11 +84,11 @@ class Data(Section):
     )
     validation: float = Field(default=0.15, ge=0, lt=1, description="share of each silo's samples kept for calibration")
     test: float = Field(default=0.25, gt=0, lt=1, description="share of each silo's samples kept for the test")
-    seed: int = Field(default=0, ge=0, description="seed of the split into silos and parts")
+    seed: Seed = Field(default=0, description="seed of the split into silos and parts")
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Data:
-        if self.validation + self.test >= 1:
+        if self.validation + self.test > 1 - 1e-9:
             raise ValueError(
                 f"validation ({self.validation:g}) and test ({self.test:g}) leave nothing to train on; "
                 "lower them so that they add up to less than 1"
@@ -137,7 +144,10 @@ class Exchange(Section):
             codec = CODECS.entry(CODECS.normalise(values.get("codec", "none"))["name"]).factory
         except InputError:
             return values  # the codec field itself reports it
-        values = dict(values)
+        # null says what an absent key says, so that both are the same scenario
+        values = {
+            k: v for k, v in values.items() if v is not None or k not in ("error_feedback", "bound", "bound_mode")
+        }
         if codec.lossless:
             values["error_feedback"] = None
         if not codec.error_bounded:
@@ -162,7 +172,7 @@ class Calibration(Section):
     codec: Codec = Field(default="sz3", validate_default=True, description="error-bounded codec of the probes")
     tolerance: float = Field(default=1.0, gt=0, lt=100, description="accuracy drop allowed, in percentage points")
     rounds: int = Field(default=12, ge=1, description="rounds of each probe")
-    seeds: list[int] = Field(default=[101, 102, 103], min_length=3, description="seeds of the paired probes")
+    seeds: list[Seed] = Field(default=[101, 102, 103], min_length=3, description="seeds of the paired probes")
     smallest: float = Field(default=1e-3, gt=0, description="smallest relative bound tried")
     largest: float = Field(default=1.0, gt=0, description="largest relative bound tried")
     per_decade: int = Field(default=4, ge=1, le=20, description="grid points per factor of ten")
@@ -188,7 +198,7 @@ class Privacy(Section):
     dimension: int = Field(default=256, ge=1, description="coordinates of each vector")
     clip: float = Field(default=1.0, gt=0, description="bound on each vector's norm (L2; L1 for laplace)")
     trials: int = Field(default=20, ge=2, description="repetitions of the estimate")
-    seed: int = Field(default=0, ge=0, description="seed of the simulated vectors and noise (not for production)")
+    seed: Seed = Field(default=0, description="seed of the simulated vectors and noise (not for production)")
 
 
 class Profiling(Section):
@@ -197,7 +207,7 @@ class Profiling(Section):
     rounds: int = Field(default=4, ge=2, description="rounds measured, after one of warm-up")
     bound: float = Field(default=0.1, gt=0, description="relative bound at which lossy codecs are timed")
     repeats: int = Field(default=5, ge=1, description="repetitions of each codec and link measurement")
-    message_sizes: list[int] = Field(
+    message_sizes: list[Annotated[int, Field(ge=1)]] = Field(
         default=[64, 4096, 65536, 1048576, 8388608], min_length=2, description="bytes of the link's test messages"
     )
 
@@ -215,7 +225,7 @@ class Simulation(Section):
     compute_spread: float = Field(default=0.5, ge=0, description="sigma of the lognormal client training time")
     compute_scale: float = Field(default=1.0, gt=0, description="training time as a multiple of the profiled one")
     engine: Engine = Field(default="fluid", validate_default=True, description="simulation engine")
-    seed: int = Field(default=0, ge=0, description="seed of the drawn population")
+    seed: Seed = Field(default=0, description="seed of the drawn population")
 
 
 class StageResources(Section):
@@ -277,7 +287,7 @@ class TrainScenario(Section):
     model: Model
     training: Training
     exchange: Exchange
-    seed: int = Field(ge=0)
+    seed: Seed
 
 
 class PrivacyScenario(Section):
@@ -321,7 +331,7 @@ class Study(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    study: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    study: str = Field(pattern=f"^{NAME}$")
     seeds: tuple[int, ...]
     data: tuple[Data, ...]
     model: tuple[dict[str, Any], ...]
@@ -347,8 +357,11 @@ def parse(config: Mapping[str, Any]) -> Study:
         if key not in KEYS:
             raise InputError(f"unknown key {str(key)!r} in the study; {nearest(str(key), KEYS)}")
     name = config.get("study")
-    if not isinstance(name, str) or not name or not all(c.isdigit() or c.islower() or c in "_-" for c in name):
-        raise InputError(f"study: {name!r} is refused: give a name of lower-case letters, digits, '-' and '_'")
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise InputError(
+            f"study: {shown(name)} is refused: give a name of at most 64 lower-case letters, digits, '-' and '_', "
+            "the first a letter or digit"
+        )
     swept = {key: expand(model, config.get(key), key) for key, model in SWEPT.items()}
     models = tuple(_parts(MODELS, config.get("model", "mlp"), "model"))
     return Study(
@@ -391,11 +404,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         pass
 
     def mapping(loader: Any, node: Any) -> dict[Any, Any]:
-        keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                line = node.value[index][0].start_mark.line + 1
-                raise InputError(f"{path}, line {line}: the key {key!r} is written twice; remove one")
+        _refuse_repeats(node, loader, path)
         return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
@@ -407,11 +416,30 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not valid YAML"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not valid YAML"
         raise InputError(f"{path}{where}: {problem}; mend the YAML there") from None
+    except (ValueError, RecursionError) as error:  # no UTF-8; a date such as 2020-13-45; nested past all use
+        raise InputError(f"{path} is no YAML text ({error}); mend it or give another file") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no study; it must be a mapping of keys such as 'study' and 'data'")
     return content
+
+
+def _refuse_repeats(node: Any, loader: Any, path: str | Path) -> None:
+    import yaml
+
+    if not isinstance(node, yaml.MappingNode):
+        return  # `!!map` before something else, which construct_mapping reports
+    keys: list[Any] = []
+    for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        key = loader.construct_object(key_node, deep=True)
+        if key in keys:
+            raise InputError(
+                f"{path}, line {key_node.start_mark.line + 1}: the key {key!r} is written twice; remove one"
+            )
+        keys.append(key)
 
 
 def expand(model: type[Section], raw: Any, name: str) -> list[Any]:
@@ -423,7 +451,7 @@ def expand(model: type[Section], raw: Any, name: str) -> list[Any]:
     if raw is None:
         raw = {}
     if not isinstance(raw, Mapping):
-        raise InputError(f"{name}: {raw!r} is refused: write a mapping of keys ({', '.join(model.model_fields)})")
+        raise _no_mapping(model, raw, name)
     axes: list[list[tuple[str, Any]]] = []
     for key, value in raw.items():
         values = value if isinstance(value, list) and not takes_list(model, str(key)) else [value]
@@ -436,11 +464,19 @@ def expand(model: type[Section], raw: Any, name: str) -> list[Any]:
     return _unique(_section(model, dict(pairs), name) for pairs in itertools.product(*axes))
 
 
+def _no_mapping(model: type[Section], raw: Any, name: str) -> InputError:
+    return InputError(f"{name}: {shown(raw)} is refused: write a mapping of keys ({', '.join(model.model_fields)})")
+
+
 def _section(model: type[Section], values: Any, name: str) -> Any:
     if values is not None and not isinstance(values, Mapping):
-        raise InputError(f"{name}: {values!r} is refused: write a mapping of keys ({', '.join(model.model_fields)})")
+        raise _no_mapping(model, values, name)
+    values = {str(key): value for key, value in (values or {}).items()}
+    problem = misread(model, values)
+    if problem:
+        raise InputError(f"{name}.{problem}")
     try:
-        return model(**(values or {}))
+        return model(**values)
     except ValidationError as error:
         raise InputError(explain(error, model, name)) from None
 
@@ -460,6 +496,8 @@ def _expanded(registry: Registry, item: Any, where: str) -> list[Any]:
 
 def _parts(registry: Registry, raw: Any, where: str) -> list[dict[str, Any]]:
     items = raw if isinstance(raw, list) else [raw]
+    if not items:
+        raise InputError(f"{where}: the list is empty; give at least one value or remove the key")
     choices = [one for item in items for one in _expanded(registry, item, where)]
     try:
         return _unique(registry.normalise(choice) for choice in choices)
@@ -470,16 +508,104 @@ def _parts(registry: Registry, raw: Any, where: str) -> list[dict[str, Any]]:
 def _seeds(raw: Any) -> tuple[int, ...]:
     seeds = raw if isinstance(raw, list) else [raw]
     for seed in seeds:
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise InputError(f"seeds: {seed!r} is refused: seeds are whole numbers from 0")
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
+            raise InputError(f"seeds: {shown(seed)} is refused: seeds are whole numbers from 0 to {LARGEST_SEED}")
     if not seeds:
         raise InputError("seeds: the list is empty; give at least one seed")
-    return tuple(dict.fromkeys(seeds))
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds: {shown(seeds)} repeats a seed; give different ones")
+    return tuple(seeds)
 
 
-def _unique(items: Any) -> list[Any]:
-    kept: list[Any] = []
+def _unique(items: Iterable[Any]) -> list[Any]:
+    kept: dict[str, Any] = {}
     for item in items:
-        if item not in kept:
-            kept.append(item)
-    return kept
+        kept.setdefault(canonical(item.model_dump(mode="json") if isinstance(item, BaseModel) else item), item)
+    return list(kept.values())
+
+
+# ---- the study file for editors -------------------------------------------------------------------------------------
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the whole study file, with all registered parts and their options.
+
+    It says what may be written, lists for sweeps included; what only several keys together show (a bound for a
+    lossless codec, shares that add up to more than 1) is for `parse` to refuse.
+    """
+    definitions: dict[str, Any] = {}
+    for registry in (DATASETS, PARTITIONS, MODELS, ALGORITHMS, SCHEDULERS, CODECS, MECHANISMS, ENGINES):
+        definitions[_anchor(registry.kind)] = _part_schema(registry, definitions)
+    seed = {"type": "integer", "minimum": 0, "maximum": LARGEST_SEED}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "fedbound study",
+        "type": "object",
+        "required": ["study"],
+        "additionalProperties": False,
+        "properties": {
+            "study": {"type": "string", "pattern": f"^{NAME}$", "description": "name of the study and its folder"},
+            "seeds": {
+                "anyOf": [seed, {"type": "array", "items": seed, "minItems": 1, "uniqueItems": True}],
+                "default": [0, 1, 2],
+                "description": "one training run per seed and setting; the first seed's runs are simulated",
+            },
+            "model": {**_sweep(_reference(MODELS)), "default": "mlp", "description": "the model"},
+            **{key: _section_schema(model, definitions, swept=True) for key, model in SWEPT.items()},
+            **{key: _section_schema(model, definitions, swept=False) for key, model in FIXED.items()},
+        },
+        "$defs": definitions,
+    }
+
+
+def _section_schema(model: type[Section], definitions: dict[str, Any], swept: bool) -> dict[str, Any]:
+    schema = _model_schema(model, definitions, model.__name__, swept)
+    return {**schema, "type": ["object", "null"]}  # a section left empty has its defaults
+
+
+def _model_schema(model: type[BaseModel], definitions: dict[str, Any], prefix: str, swept: bool) -> dict[str, Any]:
+    """The schema of one section or of one part's options; what it refers to goes to `definitions`."""
+    schema = model.model_json_schema(ref_template=f"#/$defs/{_anchor(prefix)}.{{model}}")
+    for name, definition in schema.pop("$defs", {}).items():
+        definitions[f"{_anchor(prefix)}.{name}"] = definition
+    properties = {}
+    for key, one in schema.get("properties", {}).items():
+        registry = _registry_of(model, key)
+        about = {word: one.pop(word) for word in ("description", "default") if word in one}
+        one.pop("title", None)
+        one = _reference(registry) if registry else one
+        properties[key] = {**(_sweep(one) if swept and not takes_list(model, key) else one), **about}
+    description = (model.__doc__ or "").strip().split("\n")[0]
+    required = {"required": schema["required"]} if "required" in schema else {}
+    return {
+        "description": description,
+        "type": "object",
+        **required,
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def _part_schema(registry: Registry, definitions: dict[str, Any]) -> dict[str, Any]:
+    """A name, or an object of the name and the options of the part so called."""
+    objects = []
+    for name in registry.available():
+        entry = registry.entry(name)
+        schema = _model_schema(entry.options, definitions, f"{registry.kind}.{name}", swept=True)
+        schema["properties"] = {"name": {"const": name}, **schema["properties"]}
+        schema["required"] = ["name", *schema.get("required", [])]
+        definitions[_anchor(f"{registry.kind}.{name}")] = {**schema, "description": entry.summary}
+        objects.append({"$ref": f"#/$defs/{_anchor(f'{registry.kind}.{name}')}"})
+    return {"anyOf": [{"enum": registry.available()}, *objects]}
+
+
+def _reference(registry: Registry) -> dict[str, Any]:
+    return {"$ref": f"#/$defs/{_anchor(registry.kind)}"}
+
+
+def _sweep(one: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+def _anchor(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)

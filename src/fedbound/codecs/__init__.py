@@ -47,3 +47,16 @@ def get(name: str, **options: Any) -> Codec:
 def available() -> list[str]:
     """Names of all registered codecs."""
     return CODECS.available()
+
+
+def by_id(codec: int) -> type[Codec]:
+    """The codec class with this number in the wire format.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for name in CODECS.available():
+        factory: type[Codec] = CODECS.entry(name).factory  # type: ignore[assignment]
+        if factory.id == codec:
+            return factory
+    raise ValueError(f"no codec has the number {codec}")

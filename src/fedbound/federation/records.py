@@ -90,6 +90,13 @@ _NO_EVALUATION = dict.fromkeys(
 )
 
 
+_INITIAL = {
+    **dict.fromkeys(("round", "bytes_up", "bytes_down", "raw_up", "violations", "checkpoint_bytes"), 0),
+    **dict.fromkeys(("seconds", "aggregate_seconds", "decode_seconds", "wait_seconds", "checkpoint_seconds"), 0.0),
+    "ratio_up": float("nan"),
+}  # round 0: the model that nobody has trained yet
+
+
 def tables(rows: Rows, extra: dict[str, Any]) -> dict[str, Table]:
     """The artifact's tables from the committed rows.
 
@@ -98,7 +105,7 @@ def tables(rows: Rows, extra: dict[str, Any]) -> dict[str, Table]:
         extra: the summary's values that rows do not hold: raw_model, server_memory_bytes, resumed_from.
     """
     by_round: dict[int, list[dict[str, Any]]] = {}
-    for row in rows["evaluations"]:
+    for row in sorted(rows["evaluations"], key=lambda row: row["silo"]):  # arrival order must not reach a sum
         by_round.setdefault(row["round"], []).append(row)
     figures = {
         number: fairness(
@@ -106,7 +113,7 @@ def tables(rows: Rows, extra: dict[str, Any]) -> dict[str, Table]:
         )
         for number, found in by_round.items()
     }
-    rounds = [{**row, **figures.get(row["round"], _NO_EVALUATION)} for row in rows["rounds"]]
+    rounds = [{**row, **figures.get(row["round"], _NO_EVALUATION)} for row in [_INITIAL, *rows["rounds"]]]
     order = {"silos": ("round", "silo"), "evaluations": ("round", "silo"), "tensors": ("round", "silo")}
     ordered = {
         table: sorted(rows[table], key=lambda row, keys=keys: [row[k] for k in keys]) for table, keys in order.items()

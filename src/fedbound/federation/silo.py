@@ -19,6 +19,7 @@ from fedbound.federation import checkpoint
 
 if TYPE_CHECKING:
     from fedbound.federation.algorithms import Algorithm
+    from fedbound.models.training import LocalResult
 
 NO_LABEL = -1
 
@@ -106,15 +107,8 @@ class Silo:
         return self._train(message, reference, fields)
 
     def _train(self, message: wire.Message, reference: State, fields: dict[str, float]) -> wire.Message:
-        from fedbound.models import training
-
         started = time.perf_counter()
-        hook = self.algorithm.local_hook(self.module)
-        steps = int(message.fields.get("steps", 0))
-        result = training.train(
-            self.module, self.split.train, self.settings, round_seed(self.seed, self.number, message.round), steps, hook
-        )
-        local = self._state()
+        result, local = self._learn(message.round, int(message.fields.get("steps", 0)))
         trained = time.perf_counter()
         encoding = self.uplink.encode(local, reference)
         encoded = time.perf_counter()
@@ -136,6 +130,20 @@ class Silo:
         return self._message(
             wire.Kind.UPDATE, message.round, message.model_version, records=encoding.records, fields=fields
         )
+
+    def _learn(self, round_: int, steps: int = 0) -> tuple[LocalResult, State]:
+        """Train the module as it stands for one round."""
+        from fedbound.models import training
+
+        hook = self.algorithm.local_hook(self.module)
+        seed = round_seed(self.seed, self.number, round_)
+        result = training.train(self.module, self.split.train, self.settings, seed, steps, hook)
+        return result, self._state()
+
+    def train_from(self, reference: State, round_: int) -> State:
+        """The model that local training makes of `reference` in round `round_`; nothing is encoded or kept."""
+        self._load(reference)
+        return self._learn(round_)[1]
 
     def _evaluate(self) -> dict[str, float]:
         from fedbound.models import training

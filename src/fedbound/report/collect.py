@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedbound import schemas, study
-from fedbound.artifacts import Artifact, Column, Schema, Table, canonical, read, stamp
+from fedbound.artifacts import Artifact, Column, Field, Schema, Table, canonical, read, stamp
 from fedbound.errors import ArtifactError
 from fedbound.plan import STAGES
 from fedbound.report import comparison, labels, recommend
@@ -70,12 +70,9 @@ class Scenario:
     stage: str
     stem: str
     artifact: Artifact | None
-    keys: dict[str, Any]
+    content: str = ""
     error: str = ""
-
-    @property
-    def content(self) -> str:
-        return self.artifact.content_digest() if self.artifact else ""
+    keys: dict[str, Any] = field(default_factory=dict)
 
 
 def run(scenario: study.CollectScenario, inputs: Mapping[str, Path], allow_holes: bool = False) -> Artifact:
@@ -123,11 +120,12 @@ def _read_all(name: str, inputs: Mapping[str, Path], allow_holes: bool) -> list[
     for key in sorted(inputs, key=_order):
         stage, _, stem = key.partition("/")
         try:
-            found.append(Scenario(stage, stem, _read(name, stage, inputs[key]), {}))
+            artifact = _read(name, stage, inputs[key])
+            found.append(Scenario(stage, stem, artifact, artifact.content_digest()))
         except ArtifactError as error:
             if not allow_holes:
                 raise
-            found.append(Scenario(stage, stem, None, {}, str(error)))
+            found.append(Scenario(stage, stem, None, error=str(error)))
     return found
 
 
@@ -161,7 +159,7 @@ def describe(found: Sequence[Scenario]) -> list[Scenario]:
     described = []
     for one in found:
         keys = keyed.get((one.stage, one.stem)) or _from_stem(one.stem)
-        if one.stage == "train" and keys["bound"] == "calibrated" and one.artifact:
+        if one.stage == "train" and one.artifact and keys["bound"] == "calibrated":
             keys["bound_value"] = scales.get(one.artifact.inputs.get("bounds", ""), math.nan)
         if one.stage == "simulate" and one.artifact:
             run_ = runs.get(one.artifact.inputs.get("run", ""))
@@ -187,8 +185,10 @@ def _train_keys(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
     context = [key for key in varying if not key.startswith("exchange.")]
     problem = [key for key in context if key.startswith(("data.", "model."))]
     settings = labels.unique(
-        [", ".join(filter(None, [labels.exchange(a.scenario["exchange"]), labels.extras(f, varying)]))
-         for a, f in zip(artifacts, flats, strict=True)],
+        [
+            ", ".join(filter(None, [labels.exchange(a.scenario["exchange"]), labels.extras(f, varying)]))
+            for a, f in zip(artifacts, flats, strict=True)
+        ],
         [canonical({k: v for k, v in a.scenario.items() if k != "seed"}) for a in artifacts],
     )
     return [
@@ -334,10 +334,13 @@ def concatenate(source: Source, found: Sequence[Scenario]) -> Table:
             )
     lengths = [len(next(iter(table.values())).values) for table in tables]
     keys = {key: _key(key, found, lengths) for key in source.keys if key not in fields}
-    return keys | {
-        name: Column(field, np.concatenate([t[name].values for t in tables]) if tables else np.empty(0, object))
-        for name, field in fields.items()
-    }
+    return keys | {name: Column(meaning, _joined(meaning, tables, name)) for name, meaning in fields.items()}
+
+
+def _joined(meaning: Field, tables: Sequence[Table], name: str) -> np.ndarray:
+    if tables:
+        return np.concatenate([table[name].values for table in tables])
+    return np.empty(0, object if meaning.dtype == "str" else meaning.dtype)
 
 
 def _table_of(source: Source, one: Scenario) -> Table:
@@ -348,9 +351,9 @@ def _table_of(source: Source, one: Scenario) -> Table:
 
 
 def _key(key: str, found: Sequence[Scenario], lengths: Sequence[int]) -> Column:
-    field = schemas.STUDY_KEYS[key]
-    values = np.array([one.keys[key] for one in found], dtype=object if field.dtype == "str" else field.dtype)
-    return Column(field, np.repeat(values, lengths))
+    meaning = schemas.STUDY_KEYS[key]
+    values = np.array([one.keys[key] for one in found], dtype=object if meaning.dtype == "str" else meaning.dtype)
+    return Column(meaning, np.repeat(values, lengths))
 
 
 def _scenarios(found: Sequence[Scenario]) -> Table:
@@ -373,8 +376,9 @@ def _mean_parts(simulations: Table, rounds: Table) -> Table:
     for part in PARTS:
         sums = np.bincount(rows, weights=rounds[part].values, minlength=len(stems))
         means = np.divide(sums, counts, out=np.full(len(stems), np.nan), where=counts > 0)
-        field = rounds[part].field
-        table[f"{part}_seconds"] = Column(replace(field, description=f"mean over rounds: {field.description}"), means)
+        meaning = rounds[part].field
+        meaning = replace(meaning, description=f"mean over rounds: {meaning.description}")
+        table[f"{part}_seconds"] = Column(meaning, means)
     return table
 
 

@@ -117,7 +117,10 @@ class Scheduler(Protocol):
 
 
 def get(name: str, *, rounds: int, seed: int = 0, **options: Any) -> Scheduler:
-    """The scheduler called `name`, to run `rounds` aggregations; raises InputError on an unknown name or option."""
+    """The scheduler called `name`, to run `rounds` rounds; raises InputError on an unknown name or option.
+
+    A round is one aggregation; a synchronous round of which nothing came back counts as one without.
+    """
     factory = SCHEDULERS.get(name, **options)
     return factory(rounds=rounds, seed=seed)
 

@@ -2,10 +2,15 @@
 
 Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017
 (arXiv 1602.05629), Algorithm 1: the server waits for every client of the round's set S_t.
+
+A round of which every update was rejected, or every silo left, passes without an Aggregate: the model stays as it is
+and the next round begins. Repeating it instead could go on for ever, since a silo that is broken stays broken. When no
+silo is left, the federation finishes early with the model that it has.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -13,7 +18,18 @@ from typing import Any
 
 from pydantic import Field
 
-from fedbound.federation.schedulers import Action, Aggregate, Arrived, Dispatch, Event, Finish, Left, Rejected, Start
+from fedbound.federation.schedulers import (
+    Action,
+    Aggregate,
+    Arrived,
+    Dispatch,
+    Event,
+    Finish,
+    Left,
+    Rejected,
+    Returned,
+    Start,
+)
 from fedbound.registry import SCHEDULERS, Options
 
 
@@ -36,6 +52,7 @@ class Sync:
         self.rounds = rounds
         self.seed = seed
         self.participation = participation
+        self.started = False
         self.round = 0
         self.silos: list[int] = []
         self.members: Sequence[int] = []
@@ -45,6 +62,9 @@ class Sync:
     def handle(self, event: Event) -> list[Action]:
         match event:
             case Start(silos=silos):
+                if self.started:
+                    raise ValueError(f"a second start came in round {self.round}")
+                self.started = True
                 self.silos = list(range(silos))
                 return self._begin()
             case Arrived(silo=silo):
@@ -60,8 +80,12 @@ class Sync:
                     self.waiting.remove(silo)
                     return self._complete()
                 return []
-            case _:
+            case Returned(silo=silo):
+                if silo not in self.silos:
+                    bisect.insort(self.silos, silo)  # trains from the next round on
                 return []
+            case _:
+                raise ValueError(f"{event} came, but synchronous rounds set no timer")
 
     def _remove(self, silo: int) -> None:
         if silo not in self.waiting:
@@ -86,20 +110,22 @@ class Sync:
     def _sample(self) -> Sequence[int]:
         if self.participation >= 1:
             return list(self.silos)
-        count = max(1, math.ceil(self.participation * len(self.silos)))
+        count = max(1, math.ceil(self.participation * len(self.silos) - 1e-9))  # 0.07 of 100 is 7, not 8
         # one generator per round: a restarted server draws the same sample without storing generator state
         return sorted(random.Random(f"{self.seed}/{self.round}").sample(self.silos, count))
 
     def state(self) -> dict[str, Any]:
         return {
+            "started": self.started,
             "round": self.round,
-            "silos": self.silos,
+            "silos": list(self.silos),
             "members": list(self.members),
             "waiting": sorted(self.waiting),
             "arrived": sorted(self.arrived),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        self.started = state["started"]
         self.round = state["round"]
         self.silos = list(state["silos"])
         self.members = list(state["members"])

@@ -1,0 +1,54 @@
+# fedbound: one study in, one answer out. The rules are thin: inputs, outputs, resources and one `fedbound` command.
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/profile.smk"
+include: "workflow/rules/calibrate.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/privacy.smk"
+include: "workflow/rules/simulate.smk"
+include: "workflow/rules/collect.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+wildcard_constraints:
+    scenario="[a-zA-Z0-9._-]+",
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        collected("study.h5"),
+        collected("report.html"),
+
+
+rule profiles:
+    input:
+        plan.paths("profile"),
+
+
+rule calibrations:
+    input:
+        plan.paths("calibrate"),
+
+
+rule runs:
+    input:
+        plan.paths("train"),
+
+
+rule privacies:
+    input:
+        plan.paths("privacy"),
+
+
+rule simulations:
+    input:
+        plan.paths("simulate"),

@@ -1,0 +1,276 @@
+"""The command line. A stage command reads a frozen scenario and writes one artifact; the rest is for people.
+
+Exit codes: 0 the artifact is complete; 1 the run failed; 2 bad input, with one sentence on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedbound import __version__
+from fedbound.errors import FedboundError, InputError
+
+if TYPE_CHECKING:
+    from fedbound.artifacts import Artifact
+
+MPI_STAGES = ("profile", "train")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except FedboundError as error:
+        _complain(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+
+
+def _complain(sentence: str) -> None:
+    """One sentence from one rank: under mpiexec every rank meets the same bad input."""
+    from fedbound.federation.transports.mpi import rank_hint
+
+    if rank_hint() == 0:
+        print(f"fedbound: {sentence}", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fedbound", description="Cross-silo federated learning studies: compression, privacy, simulation."
+    )
+    parser.add_argument("--version", action="version", version=f"fedbound {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for stage, text in _STAGES.items():
+        _stage_parser(commands.add_parser(stage, help=text), stage)
+    check = commands.add_parser("check", help="validate a study and say how many jobs it has")
+    check.add_argument("study", type=Path)
+    check.set_defaults(run=_check)
+    inspect = commands.add_parser("inspect", help="show an artifact, or compare the contents of two")
+    inspect.add_argument("paths", type=Path, nargs="*", metavar="FILE")
+    inspect.add_argument("--table", help="print this table as CSV")
+    inspect.add_argument("--diff", type=Path, nargs=2, metavar=("A", "B"), help="two artifacts, or two result folders")
+    inspect.set_defaults(run=_inspect)
+    summary = commands.add_parser("summary", help="the main figures of a collected study")
+    summary.add_argument("study", type=Path, metavar="STUDY.h5")
+    summary.set_defaults(run=_summary)
+    schema = commands.add_parser("schema", help="JSON Schema of the study file, for editors")
+    schema.set_defaults(run=_schema)
+    return parser
+
+
+_STAGES = {
+    "profile": "measure what training, codecs and links cost (MPI)",
+    "calibrate": "find the largest error bound that keeps accuracy",
+    "train": "train a federation with compressed exchange (MPI)",
+    "privacy": "measure what a DP mechanism costs",
+    "simulate": "predict round times at scale",
+    "collect": "gather all artifacts into one HDF5 file and one report",
+}
+
+
+def _stage_parser(parser: argparse.ArgumentParser, stage: str) -> None:
+    parser.add_argument("--scenario", required=True, metavar="JSON|FILE", help="the resolved scenario")
+    parser.add_argument("--input", action="append", default=[], metavar="NAME=FILE", help="an artifact it reads")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.h5", help="the artifact to write")
+    if stage in MPI_STAGES:
+        parser.add_argument("--transport", default="mpi", help="mpi (default) or local: all silos in this process")
+    if stage == "train":
+        parser.add_argument("--checkpoint-every", type=int, default=1, metavar="K", help="rounds between checkpoints")
+        parser.add_argument("--checkpoints", type=Path, metavar="FOLDER", help="default: beside --out, by its name")
+        parser.add_argument(
+            "--wait", type=float, default=60.0, metavar="SECONDS", help="await another job on the same scenario so long"
+        )
+    parser.set_defaults(run=lambda arguments: _run_stage(stage, arguments))
+
+
+def _run_stage(stage: str, arguments: argparse.Namespace) -> None:
+    from fedbound import artifacts
+
+    scenario = _scenario(stage, arguments.scenario)
+    inputs = _inputs(arguments.input)
+    artifact = _RUNNERS[stage](scenario, inputs, arguments)
+    if artifact is not None:
+        artifacts.write(arguments.out, artifact)
+        print(f"wrote {arguments.out}", flush=True)
+
+
+def _scenario(stage: str, text: str) -> Any:
+    """The scenario, from JSON or from a file that holds it."""
+    from pydantic import ValidationError
+
+    from fedbound import registry, study
+
+    model: Any = getattr(study, f"{stage.capitalize()}Scenario")
+    source = text
+    if not text.lstrip().startswith("{"):
+        try:
+            source = Path(text).read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--scenario: cannot read {text!r} ({error.strerror}); give JSON or a file of it") from None
+    try:
+        return model.model_validate(json.loads(source))
+    except ValueError as error:
+        if isinstance(error, ValidationError):
+            raise InputError(f"--scenario: {registry.explain(error, model)}") from None
+        raise InputError(f"--scenario is not JSON ({error}); give a scenario as the plan holds it") from None
+
+
+def _inputs(pairs: Sequence[str]) -> dict[str, Path]:
+    found = {}
+    for pair in pairs:
+        name, separator, path = pair.partition("=")
+        if not separator or not name or not path:
+            raise InputError(f"--input: {pair!r} is refused: write NAME=FILE")
+        if not Path(path).exists():
+            raise InputError(f"--input: {path} does not exist; run the stage that writes it")
+        found[name] = Path(path)
+    return found
+
+
+def _profile(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace) -> Artifact | None:
+    from fedbound.profiling import stage
+
+    return stage.run(scenario, inputs, transport=arguments.transport)
+
+
+def _calibrate(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace) -> Artifact | None:
+    from fedbound.calibration import stage
+
+    return stage.run(scenario, inputs)
+
+
+def _train(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace) -> Artifact | None:
+    from fedbound.federation import stage
+
+    out: Path = arguments.out
+    if arguments.checkpoint_every < 1:
+        raise InputError(f"--checkpoint-every: {arguments.checkpoint_every} is refused: give at least 1")
+    return stage.run(
+        scenario,
+        inputs,
+        checkpoints=arguments.checkpoints or out.parent / ".checkpoints" / out.stem,
+        transport=arguments.transport,
+        checkpoint_every=arguments.checkpoint_every,
+        wait_seconds=arguments.wait,
+    )
+
+
+def _privacy(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace) -> Artifact | None:
+    from fedbound.privacy import stage
+
+    return stage.run(scenario, inputs)
+
+
+def _simulate(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace) -> Artifact | None:
+    from fedbound.simulation import stage
+
+    return stage.run(scenario, inputs)
+
+
+def _collect(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace) -> Artifact | None:
+    from fedbound.plan import Plan
+    from fedbound.report import stage
+
+    if "plan" in inputs:
+        plan = Plan.load(inputs.pop("plan"))
+        inputs |= {name: Path(path) for name, path in plan.job("collect", "study").inputs.items()}
+    return stage.run(scenario, inputs, arguments.out)
+
+
+_RUNNERS: dict[str, Callable[[Any, dict[str, Path], argparse.Namespace], Artifact | None]] = {
+    "profile": _profile,
+    "calibrate": _calibrate,
+    "train": _train,
+    "privacy": _privacy,
+    "simulate": _simulate,
+    "collect": _collect,
+}
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from fedbound import plan, study
+
+    parsed = study.parse(study.read_yaml(arguments.study))
+    study.check_data(parsed)
+    jobs = plan.make(parsed).jobs
+    print(f"{arguments.study} is a valid study; jobs: " + ", ".join(f"{len(v)} {k}" for k, v in jobs.items()))
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from fedbound import artifacts
+
+    if arguments.diff:
+        return _diff(*arguments.diff)
+    if not arguments.paths:
+        raise InputError("inspect: give a file, or --diff A B")
+    for path in arguments.paths:
+        artifact = artifacts.read(path)
+        if arguments.table:
+            if arguments.table not in artifact.tables:
+                raise InputError(f"--table: no table {arguments.table!r}; possible: {', '.join(artifact.tables)}")
+            print(artifact[arguments.table].to_csv(index=False), end="")
+            continue
+        print(f"{path}: {artifact.stage} of study {artifact.study!r}, seed {artifact.seed}")
+        print(f"  fedbound {artifact.package_version}, content {artifact.content_digest()[:16]}")
+        print(f"  scenario {json.dumps(artifact.scenario)}")
+        for name, table in artifact.tables.items():
+            rows = len(next(iter(table.values())).values) if table else 0
+            print(f"  table {name}: {rows} rows; {', '.join(table)}")
+        for key, value in artifact.provenance.items():
+            print(f"  {key}: {value}")
+    return 0
+
+
+def _diff(a: Path, b: Path) -> int:
+    """Compare two artifacts, or all artifacts of two folders by their relative paths; 1 when contents differ."""
+    from fedbound import artifacts
+
+    if a.is_dir() != b.is_dir():
+        raise InputError(f"--diff: give two files or two folders, not {a} and {b}")
+    names = _names(a) | _names(b) if a.is_dir() else {""}
+    found = 0
+    for name in sorted(names):
+        left, right = (a / name, b / name) if name else (a, b)
+        missing = [str(path) for path in (left, right) if not path.exists()]
+        lines = (
+            [f"missing: {missing[0]}"]
+            if missing
+            else artifacts.differences(artifacts.read(left), artifacts.read(right))
+        )
+        for line in lines:
+            print(f"{name or left.name}: {line}")
+        found += len(lines)
+    print(f"{len(names)} compared, {found} differences (measured columns and provenance do not count)")
+    return 1 if found or not names else 0
+
+
+def _names(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*.h5") if not p.name.startswith(".")}
+
+
+def _summary(arguments: argparse.Namespace) -> None:
+    from fedbound.report.summary import summary
+
+    print(summary(arguments.study))
+
+
+def _schema(arguments: argparse.Namespace) -> None:
+    from fedbound import study
+
+    print(json.dumps(study.json_schema(), indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Putting a federation together from its settings: the same parts for every transport."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedbound import data, study
+from fedbound.exchange import bounds as rules
+from fedbound.exchange.layout import Layout, State
+from fedbound.exchange.uplink import Uplink
+from fedbound.federation import checkpoint, schedulers
+from fedbound.federation.records import Records
+from fedbound.federation.server import Server
+from fedbound.federation.silo import Silo
+from fedbound.federation.transports import Transport
+from fedbound.federation.transports.local import LocalTransport
+from fedbound.registry import ALGORITHMS, CODECS
+
+if TYPE_CHECKING:
+    from fedbound.artifacts import Artifact
+
+
+@dataclass
+class Assembly:
+    """One run's settings, and the parts made from them.
+
+    Attributes:
+        data, model, training, exchange, seed: as in the study.
+        bounds: the bounds artifact where the exchange is calibrated.
+        source: the data, when the caller has them already.
+    """
+
+    data: study.Data
+    model: dict[str, Any]
+    training: study.Training
+    exchange: study.Exchange
+    seed: int
+    bounds: Artifact | None = None
+    source: data.Federation | None = None
+
+    @cached_property
+    def federation(self) -> data.Federation:
+        return self.source or data.federation(self.data)
+
+    @cached_property
+    def layout(self) -> Layout:
+        from fedbound.models import state
+
+        layout = Layout(state.specs(self.module()))
+        rules.rule(self.exchange, layout, 0, self.bounds)  # refuse foreign bounds before anything starts
+        return layout
+
+    def module(self) -> Any:
+        """A fresh torch module with the run's initial weights, the same on every rank."""
+        from fedbound import models
+
+        one_thread_per_rank()
+        return models.build(self.model, self.federation.shape, self.federation.classes, self.seed)
+
+    def initial_state(self) -> State:
+        from fedbound.models import state
+
+        return self.layout.flatten(state.get_state(self.module()))
+
+    def silo(self, number: int, folder: Path | None = None) -> Silo:
+        """Silo `number`; its checkpoints go to `folder`."""
+        rule = rules.rule(self.exchange, self.layout, number, self.bounds)
+        codec = CODECS.make(self.exchange.codec)
+        uplink = Uplink(self.layout, codec, rule, self.exchange.mode, bool(self.exchange.error_feedback))
+        return Silo(
+            number,
+            self.module(),
+            self.federation.silos[number],
+            self.layout,
+            uplink,
+            ALGORITHMS.make(self.training.algorithm),
+            self.training,
+            self.seed,
+            checkpoint.Store(folder, f"silo-{number}") if folder else None,
+        )
+
+    def server(self, transport: Transport, folder: Path | None = None, checkpoint_every: int = 1) -> Server:
+        """The server on `transport`; its checkpoints and the log of its records go to `folder`."""
+        options = dict(self.training.scheduler)
+        scheduler = schedulers.get(options.pop("name"), rounds=self.training.rounds, seed=self.seed, **options)
+        return Server(
+            self.layout,
+            self.initial_state(),
+            ALGORITHMS.make(self.training.algorithm),
+            scheduler,
+            transport,
+            self.exchange.mode,
+            self.training.evaluate_every,
+            Records(folder / "records.jsonl" if folder else None),
+            checkpoint.Store(folder, checkpoint.SERVER) if folder else None,
+            checkpoint_every,
+        )
+
+    def local(self, numbers: Iterable[int] | None = None, folder: Path | None = None) -> LocalTransport:
+        """All silos in this process."""
+        members = range(self.data.silos) if numbers is None else numbers
+        return LocalTransport({number: self.silo(number, folder) for number in members})
+
+
+def one_thread_per_rank() -> None:
+    """Keep torch to OMP_NUM_THREADS threads, one where it is unset: several ranks share a machine's cores."""
+    import torch
+
+    threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or 1))
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)

@@ -1,0 +1,295 @@
+"""The recommendation: the cheapest setting that keeps accuracy, its evidence, and why not the others.
+
+What is recommended and why rests on accuracies and bytes alone, which are the same in every run of a study; what
+times add is kept apart, in columns marked measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedbound import schemas
+from fedbound.artifacts import Table
+from fedbound.report import text
+from fedbound.report.comparison import UNCOMPRESSED, groups
+
+SEEDS_FOR_A_LIMIT = 3  # below that a paired-t limit says more about the seeds than about the codec
+_AGAINST = 6  # settings whose refusal the report spells out; the table has all
+_SLACK = 1e-9  # points; an accuracy drop of exactly the tolerance is within it, whatever the rounding
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting as the recommendation sees it; drops in percentage points against `baseline`."""
+
+    setting: str
+    context: str
+    codec: str
+    algorithm: str
+    bound: str
+    bound_value: float
+    accuracy: float
+    worst_silo: float
+    bytes: float
+    bytes_up: float
+    ratio_up: float
+    round_seconds: float
+    baseline: str
+    drop: float
+    drop_upper: float
+    worst_silo_drop: float
+    saving: float
+    seeds: int
+
+    @property
+    def uncompressed(self) -> bool:
+        return self.baseline == self.setting
+
+    @property
+    def judged(self) -> float:
+        """The drop that counts: its upper limit, or its mean where the seeds are too few for one."""
+        return self.drop_upper if self.seeds >= SEEDS_FOR_A_LIMIT else self.drop
+
+    def objections(self, tolerance: float) -> list[str]:
+        """Why this setting may not be run; empty where it may."""
+        if not self.baseline:
+            return ["no uncompressed run with its seeds was made, so nothing says what it costs"]
+        found = []
+        if not self.judged <= tolerance + _SLACK:
+            what = "upper limit of its accuracy drop" if self.seeds >= SEEDS_FOR_A_LIMIT else "mean accuracy drop"
+            found.append(f"the {what}, {text.points(self.judged)} points, is above the tolerance of {tolerance:g}")
+        if not self.worst_silo_drop <= tolerance + _SLACK:
+            lost = text.points(self.worst_silo_drop)
+            found.append(f"its worst silo loses {lost} points, more than the tolerance of {tolerance:g}")
+        return found
+
+
+def tables(study: Mapping[str, Table], tolerance: float) -> dict[str, Table]:
+    """The tables `pareto` and `recommendation` from `settings`, `comparisons` and `simulations` of study.h5."""
+    pareto: list[dict[str, Any]] = []
+    sentences: list[dict[str, Any]] = []
+    for problem, rows in groups(study["settings"]["problem"].values):
+        advice = advise(_candidates(study, rows), tolerance)
+        pareto += [{"problem": problem, **row} for row in advice.pareto()]
+        sentences += [{"problem": problem, **row} for row in advice.sentences(study["simulations"])]
+    return {
+        "pareto": schemas.STUDY_PARETO.table(pareto),
+        "recommendation": schemas.STUDY_RECOMMENDATION.table(sentences),
+    }
+
+
+def _candidates(study: Mapping[str, Table], rows: np.ndarray) -> list[Candidate]:
+    settings, comparisons = study["settings"], study["comparisons"]
+    paired = {setting: i for i, setting in enumerate(comparisons["setting"].values)}
+    baselines = set(comparisons["baseline"].values)
+    return [_candidate(settings, int(row), comparisons, paired, baselines) for row in rows]
+
+
+def _candidate(
+    settings: Table, row: int, comparisons: Table, paired: Mapping[str, int], baselines: set[str]
+) -> Candidate:
+    own = {key: settings[key].values[row] for key in _OWN}
+    setting = own["setting"]
+    if setting in paired:
+        pair = {key: comparisons[key].values[paired[setting]] for key in _PAIRED}
+    elif setting in baselines or own["codec"] in UNCOMPRESSED:
+        zero = {"drop": 0.0, "drop_upper": 0.0, "worst_silo_drop": 0.0, "saving": 1.0}
+        pair = {"baseline": setting, "seeds": settings["seeds"].values[row], **zero}
+    else:
+        unknown = {"drop": math.nan, "drop_upper": math.nan, "worst_silo_drop": math.nan, "saving": math.nan}
+        pair = {"baseline": "", "seeds": 0, **unknown}
+    return Candidate(**own, **pair)
+
+
+_OWN = (
+    "setting",
+    "context",
+    "codec",
+    "algorithm",
+    "bound",
+    "bound_value",
+    "accuracy",
+    "worst_silo",
+    "bytes",
+    "bytes_up",
+    "ratio_up",
+    "round_seconds",
+)
+_PAIRED = ("baseline", "drop", "drop_upper", "worst_silo_drop", "saving", "seeds")
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to run of `candidates`, all of one problem: `chosen`, None where nothing can be said."""
+
+    candidates: Sequence[Candidate]
+    tolerance: float
+    context: str
+    chosen: Candidate | None
+
+    @property
+    def baseline(self) -> Candidate | None:
+        chosen = self.chosen
+        return next((c for c in self.candidates if chosen and c.setting == chosen.baseline), None)
+
+    def pareto(self) -> Iterator[dict[str, Any]]:
+        """All settings with what the choice was made on."""
+        front = on_front(self.candidates)
+        for candidate, undominated in zip(self.candidates, front, strict=True):
+            yield {
+                **{key: getattr(candidate, key) for key in _PARETO},
+                "acceptable": int(not candidate.objections(self.tolerance)),
+                "front": int(undominated),
+                "chosen": int(candidate is self.chosen),
+                "reason": self.reason(candidate),
+            }
+
+    def reason(self, candidate: Candidate) -> str:
+        """Why `candidate` was chosen, or why not."""
+        if candidate is self.chosen:
+            return "the fewest bytes of all settings that keep accuracy and worst silo within the tolerance"
+        objections = candidate.objections(self.tolerance)
+        if objections or self.chosen is None:
+            return "; ".join(objections)
+        if candidate.context != self.context:
+            return f"trains as {candidate.context!r}, whose uncompressed accuracy is lower than with {self.context!r}"
+        if candidate.bytes == self.chosen.bytes:
+            return "sends as many bytes and is no more accurate"
+        return f"keeps accuracy too, but sends {text.times(candidate.bytes / self.chosen.bytes)} the bytes"
+
+    def sentences(self, simulations: Table) -> Iterator[dict[str, str]]:
+        """The recommendation, sentence by sentence: kind, sentence, and what measured times add."""
+        chosen, baseline = self.chosen, self.baseline
+        if chosen is None or baseline is None:
+            yield _sentence("choice", "No recommendation: no uncompressed run was collected to compare with.")
+            return
+        yield _sentence("choice", self._choice(chosen))
+        if chosen is not baseline:
+            yield _sentence("evidence", self._evidence(chosen))
+            yield _sentence("traffic", _traffic(chosen, baseline))
+        yield from self._times(simulations, chosen, baseline)
+        for candidate in self._against(chosen, baseline):
+            yield _sentence("against", f"Why not {candidate.setting!r}: {self.reason(candidate)}.")
+
+    def _choice(self, chosen: Candidate) -> str:
+        if not chosen.uncompressed:
+            return f"Run {chosen.setting!r} ({_codec(chosen)}, {chosen.algorithm})."
+        if any(not c.uncompressed for c in self.candidates):
+            return (
+                f"Do not compress: run {chosen.setting!r} ({chosen.algorithm}); no compressed setting that sends less "
+                f"keeps accuracy and worst silo within {self.tolerance:g} points."
+            )
+        return f"Run {chosen.setting!r} ({chosen.algorithm}): no compressed setting was tried."
+
+    def _evidence(self, chosen: Candidate) -> str:
+        limit = (
+            f"one-sided 95 % upper limit {text.points(chosen.drop_upper)}"
+            if chosen.seeds >= SEEDS_FOR_A_LIMIT
+            else f"judged by the mean, as {text.count(chosen.seeds, 'seed')} give no usable limit"
+        )
+        return (
+            f"Over {text.count(chosen.seeds, 'paired seed')} it loses {text.points(chosen.drop)} points of accuracy "
+            f"against uncompressed ({limit}; tolerance {self.tolerance:g}) and its worst silo "
+            f"{text.points(chosen.worst_silo_drop)} points; accuracy is {text.percent(chosen.accuracy)}, the worst "
+            f"silo's {text.percent(chosen.worst_silo)}."
+        )
+
+    def _times(self, simulations: Table, chosen: Candidate, baseline: Candidate) -> Iterator[dict[str, str]]:
+        cheapest = min(self.candidates, key=lambda c: c.bytes)
+        other = baseline if chosen is not baseline else cheapest
+        own, others = _simulated(simulations, chosen.setting), _simulated(simulations, other.setting)
+        for key, took in own.items():
+            scheduler, case, clients = key
+            where = f"{text.count(clients, 'client')}, {scheduler}" + (f", {case}" if case else "")
+            timing = f"{text.seconds(took)} per round"
+            if key in others and other is not chosen:
+                timing += f" against {text.seconds(others[key])} with {other.setting!r} ({_speed(took, others[key])})"
+            yield _sentence("time", f"Predicted at {where}", timing)
+
+    def _against(self, chosen: Candidate, baseline: Candidate) -> list[Candidate]:
+        others = sorted((c for c in self.candidates if c not in (chosen, baseline)), key=lambda c: c.bytes)
+        first = [baseline] if baseline is not chosen else []
+        return (first + others)[:_AGAINST]
+
+
+_PARETO = (
+    "context",
+    "setting",
+    "accuracy",
+    "worst_silo",
+    "bytes",
+    "drop",
+    "drop_upper",
+    "worst_silo_drop",
+    "seeds",
+    "round_seconds",
+)
+
+
+def advise(candidates: Sequence[Candidate], tolerance: float) -> Advice:
+    """Choose among settings of one problem.
+
+    The context (algorithm, learning rate ...) whose uncompressed runs are the most accurate is taken; in it, the
+    setting with the fewest bytes both ways whose drop and worst silo stay within `tolerance` (percentage points).
+    """
+    uncompressed = [c for c in candidates if c.uncompressed]
+    if not uncompressed:
+        return Advice(candidates, tolerance, "", None)
+    context = max(uncompressed, key=lambda c: (c.accuracy, -c.bytes)).context
+    acceptable = [c for c in candidates if c.context == context and not c.objections(tolerance)]
+    chosen = min(acceptable, key=lambda c: (c.bytes, -c.accuracy, not c.uncompressed))
+    return Advice(candidates, tolerance, context, chosen)
+
+
+def on_front(candidates: Sequence[Candidate]) -> np.ndarray:
+    """Which candidates no other beats: fewer bytes, more accuracy and a better worst silo, none of them worse."""
+    costs = np.array([(c.bytes, -c.accuracy, -c.worst_silo) for c in candidates]).reshape(-1, 3)
+    front = np.ones(len(costs), dtype=bool)
+    for i, cost in enumerate(costs):
+        front[i] = not np.any(np.all(costs <= cost, axis=1) & np.any(costs < cost, axis=1))
+    return front
+
+
+def _sentence(kind: str, sentence: str, timing: str = "") -> dict[str, str]:
+    return {"kind": kind, "sentence": sentence, "timing": timing}
+
+
+def _codec(candidate: Candidate) -> str:
+    if not candidate.bound:
+        return f"codec {candidate.codec}"
+    if candidate.bound == "calibrated":
+        return f"codec {candidate.codec} at the calibrated bound, {candidate.bound_value:.3g} of each tensor's range"
+    if candidate.bound.endswith(" abs"):
+        return f"codec {candidate.codec} at an absolute bound of {candidate.bound_value:g}"
+    return f"codec {candidate.codec} at {candidate.bound_value:g} of each tensor's range"
+
+
+def _traffic(chosen: Candidate, baseline: Candidate) -> str:
+    return (
+        f"It sends {text.size(chosen.bytes)} both ways where uncompressed sends {text.size(baseline.bytes)}: "
+        f"{text.times(chosen.saving)} less; uplink alone {text.times(chosen.ratio_up)} less than the raw updates."
+    )
+
+
+def _simulated(simulations: Table, setting: str) -> dict[tuple[str, str, int], float]:
+    """Mean predicted round time in seconds by scheduler, case and clients."""
+    times: dict[tuple[str, str, int], list[float]] = {}
+    for row in np.flatnonzero(simulations["setting"].values == setting):
+        key = (
+            *(str(simulations[k].values[row]) for k in ("scheduler", "case")),
+            int(simulations["clients"].values[row]),
+        )
+        times.setdefault(key, []).append(float(simulations["round_seconds"].values[row]))
+    return {key: float(np.mean(values)) for key, values in sorted(times.items())}
+
+
+def _speed(took: float, other: float) -> str:
+    if not (took > 0 and other > 0):
+        return "no ratio"
+    faster = other / took
+    return f"{text.times(faster)} faster" if faster >= 1 else f"{text.times(1 / faster)} slower"

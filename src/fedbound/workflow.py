@@ -1,0 +1,43 @@
+"""What the Snakefile needs of fedbound: the frozen plan. Light to import, since every Slurm job parses it twice."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedbound import plan, study
+from fedbound.errors import FedboundError
+
+PLAN_VARIABLE = "FEDBOUND_PLAN"
+
+
+def frozen_plan(config: Mapping[str, Any], *, main: bool) -> tuple[plan.Plan, str]:
+    """The plan, and the file that holds it.
+
+    Snakemake's main process makes the plan from the study, saves it and names the file in the environment. A job's own
+    snakemake, on whatever node, loads that file: an edit of the study while jobs wait changes nothing under them.
+
+    Raises:
+        SystemExit: with code 2, after one sentence, when the study is refused.
+    """
+    try:
+        if not main and os.environ.get(PLAN_VARIABLE):
+            return plan.Plan.load(os.environ[PLAN_VARIABLE]), os.environ[PLAN_VARIABLE]
+        parsed = study.parse(config)
+        study.check_data(parsed)
+        made = plan.make(parsed)
+        path = made.save(Path(plan.RESULTS) / parsed.study / ".plan")
+    except FedboundError as error:
+        print(f"fedbound: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    os.environ[PLAN_VARIABLE] = str(path)
+    return made, str(path)
+
+
+def input_flags(job: plan.Job) -> str:
+    """The job's inputs as command-line flags, quoted for the shell."""
+    return " ".join(f"--input {shlex.quote(f'{name}={path}')}" for name, path in job.inputs.items())

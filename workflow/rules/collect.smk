@@ -1,0 +1,26 @@
+rule collect:
+    input:
+        plan.job("collect", "study").inputs.values(),
+    output:
+        study=collected("study.h5"),
+        report=report(
+            collected("report.html"), caption="../report/report.rst", category="Study"
+        ),
+        tables=directory(collected("tables")),
+    log:
+        f"logs/{plan.study}/collect.log",
+    benchmark:
+        f"benchmarks/{plan.study}/collect.tsv"
+    conda:
+        "../../envs/fedbound.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: plan.resources["collect"]["mem_mb"] * attempt,
+        runtime=lambda wildcards, attempt: plan.resources["collect"]["runtime"]
+        * attempt,
+    params:
+        scenario=plan.job("collect", "study").scenario_json,
+        plan=plan_file,
+    shell:
+        "fedbound collect --scenario {params.scenario:q} --input plan={params.plan:q}"
+        " --out {output.study:q} > {log:q} 2>&1"

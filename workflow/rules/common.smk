@@ -1,0 +1,41 @@
+# What all rules share: the frozen plan, and three functions that look a job up in it.
+import os
+import sys
+from pathlib import Path
+
+from fedbound import workflow as fedbound_workflow
+
+# `fedbound` and `mpiexec` are found beside the interpreter that runs snakemake, also where nobody activated its
+# environment; as part of PATH, not of a rule, the path may move without making anything run again.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+plan, plan_file = fedbound_workflow.frozen_plan(config, main=workflow.is_main_process)
+
+
+def inputs_of(stage):
+    """Input function: the artifacts that a job of `stage` reads, by name."""
+    return lambda wildcards: plan.job(stage, wildcards.scenario).inputs
+
+
+def scenario_of(stage):
+    """Params function: the resolved scenario as JSON, and nothing else."""
+    return lambda wildcards: plan.job(stage, wildcards.scenario).scenario_json
+
+
+def flags_of(stage):
+    """Params function: the --input flags."""
+    return lambda wildcards: fedbound_workflow.input_flags(plan.job(stage, wildcards.scenario))
+
+
+def ranks_of(stage):
+    """Resource function: one MPI rank for the server and one for each silo."""
+    return lambda wildcards: plan.job(stage, wildcards.scenario).scenario["data"]["silos"] + 1
+
+
+def asks(stage, key):
+    """Resource function: what the study's `resources` says, more with each attempt."""
+    return lambda wildcards, attempt: plan.resources[stage][key] * attempt
+
+
+def collected(name):
+    return f"results/{plan.study}/{name}"

@@ -29,11 +29,11 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered part: `factory(options)` makes it."""
+    """One registered part: `factory(options)` makes it; a class may say more about itself (`error_bounded` ...)."""
 
     name: str
     options: type[Options]
-    factory: Callable[[Any], Any]
+    factory: Any
 
     @property
     def summary(self) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 from fedbound.artifacts import canonical
 from fedbound.errors import InputError, nearest, shown
@@ -46,32 +47,29 @@ class Section(BaseModel):
 
 
 class _Part:
-    """Annotation of a field that names a registered part."""
+    """Annotation of a field that names a part of `registry`: `sz3`, or `{name: sz3, predictor: nopred}`."""
 
     def __init__(self, registry: Registry):
         self.registry = registry
 
-    def __call__(self, value: Any, _info: ValidationInfo) -> dict[str, Any]:
+    def normalised(self, value: Any) -> dict[str, Any]:
         try:
             return self.registry.normalise(value)
         except InputError as error:
             raise ValueError(str(error)) from None
 
-
-def part(registry: Registry) -> Any:
-    """Type of a field that names a part of `registry`: `sz3`, or `{name: sz3, predictor: nopred}`."""
-    marker = _Part(registry)
-    return Annotated[dict[str, Any], BeforeValidator(marker), marker]
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.normalised, handler(source))
 
 
-Dataset = part(DATASETS)
-Partition = part(PARTITIONS)
-Model = part(MODELS)
-Algorithm = part(ALGORITHMS)
-Scheduler = part(SCHEDULERS)
-Codec = part(CODECS)
-Mechanism = part(MECHANISMS)
-Engine = part(ENGINES)
+Dataset = Annotated[dict[str, Any], _Part(DATASETS)]
+Partition = Annotated[dict[str, Any], _Part(PARTITIONS)]
+Model = Annotated[dict[str, Any], _Part(MODELS)]
+Algorithm = Annotated[dict[str, Any], _Part(ALGORITHMS)]
+Scheduler = Annotated[dict[str, Any], _Part(SCHEDULERS)]
+Codec = Annotated[dict[str, Any], _Part(CODECS)]
+Mechanism = Annotated[dict[str, Any], _Part(MECHANISMS)]
+Engine = Annotated[dict[str, Any], _Part(ENGINES)]
 
 
 class Data(Section):
@@ -368,8 +366,8 @@ def parse(config: Mapping[str, Any]) -> Study:
         study=name,
         seeds=_seeds(config.get("seeds", [0, 1, 2])),
         model=models,
-        **{key: tuple(values) for key, values in swept.items()},  # type: ignore[arg-type]
-        **{key: _section(model, config.get(key), key) for key, model in FIXED.items()},  # type: ignore[arg-type]
+        **{key: tuple(values) for key, values in swept.items()},
+        **{key: _section(model, config.get(key), key) for key, model in FIXED.items()},
     )
 
 
@@ -410,7 +408,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
         with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, Loader=Loader)  # a SafeLoader: builds plain values only
+            loader = Loader(file)  # a SafeLoader: builds plain values only
+            try:
+                content = loader.get_single_data()
+            finally:
+                loader.dispose()
     except OSError as error:
         raise InputError(f"cannot read the study {str(path)!r}: {error.strerror}; check the path") from None
     except yaml.YAMLError as error:
@@ -481,7 +483,7 @@ def _section(model: type[Section], values: Any, name: str) -> Any:
         raise InputError(explain(error, model, name)) from None
 
 
-def _registry_of(model: type[Section], key: str) -> Registry | None:
+def _registry_of(model: type[BaseModel], key: str) -> Registry | None:
     field = model.model_fields.get(key)
     markers = [m for m in field.metadata if isinstance(m, _Part)] if field else []
     return markers[0].registry if markers else None

@@ -39,3 +39,7 @@ def asks(stage, key):
 
 def collected(name):
     return f"results/{plan.study}/{name}"
+
+
+# MPI jobs are what is measured: the local profile lets 1000 units of this resource run at a time, other jobs take one.
+WHOLE_MACHINE = 1000

@@ -12,6 +12,7 @@ rule profile:
     threads: 1
     resources:
         mpi="mpiexec",
+        machine=WHOLE_MACHINE,
         tasks=ranks_of("profile"),
         mem_mb_per_cpu=asks("profile", "mem_mb"),
         runtime=asks("profile", "runtime"),

@@ -12,6 +12,7 @@ rule train:
     threads: 1
     resources:
         mpi="mpiexec",
+        machine=WHOLE_MACHINE,
         tasks=ranks_of("train"),
         mem_mb_per_cpu=asks("train", "mem_mb"),
         runtime=asks("train", "runtime"),

@@ -1,7 +1,8 @@
 """The far end of the SimGrid engine: one process, one simulation, driven over stdin and stdout by JSON lines.
 
 First line in: the star. Then, in turn: a line in with the list of wanted transfers and timers, a line out with one
-event `[time, kind, subject]`. Kinds are 0 and 1 (a transfer down or up has ended), "timer" and "end".
+event `[time, kind, client]`. Kinds are 0 and 1 (a transfer down or up has ended), "timer" (one of those asked for is
+due; the other end knows which) and "end".
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ class Worker:
         self.delays: dict[tuple[int, int], Any] = {}
         self.timers: list[Any] = []
         self.free_timers: list[int] = []
-        self.keys: dict[int, int] = {}
         self._build(star)
         sg.Task.on_completion_cb(self.completed)
 
@@ -79,7 +79,7 @@ class Worker:
             self.obey()
 
     def _timer_due(self, index: int) -> None:
-        self.tell("timer", self.keys.pop(index))
+        self.tell("timer", index)
         self.obey()
         # Only now: SimGrid is not done with the task before this callback returns, so it must not start it anew.
         self.free_timers.append(index)
@@ -89,8 +89,8 @@ class Worker:
             match wanted:
                 case ["transfer", direction, client, size, delay]:
                     self.transfer(direction, client, size, delay)
-                case ["timer", key, delay]:
-                    self.timer(key, delay)
+                case ["timer", delay]:
+                    self.timer(delay)
                 case ["stop"]:
                     self.tell("end", -1)
                     os._exit(0)  # whatever is still under way has no say in the result
@@ -116,12 +116,11 @@ class Worker:
             self.delays[direction, client] = task
         return self.delays[direction, client]
 
-    def timer(self, key: int, delay: float) -> None:
+    def timer(self, delay: float) -> None:
         if not self.free_timers:
             self.free_timers.append(len(self.timers))
             self.timers.append(self.sg.ExecTask.init(f"timer {len(self.timers)}", 0.0, self.clock))
         index = self.free_timers.pop()
-        self.keys[index] = key
         self._start(self.timers[index], delay)
 
     def _start(self, task: Any, seconds: float) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import IO, Any
 
 from fedbound.errors import FedboundError, InputError
@@ -49,13 +50,18 @@ class SimGrid:
         self.events = 0
         self._star = star
         self._wanted: list[list[Any]] = []
+        self._timers: list[tuple[float, int, int]] = []
+        self._asked = 0
 
     def transfer(self, direction: Direction, client: int, size: float, delay: float) -> None:
         self.events += 1
         self._wanted.append(["transfer", int(direction), client, float(size), float(delay)])
 
     def timer(self, time: float, key: int) -> None:
-        self._wanted.append(["timer", key, float(max(time - self.now, 0.0))])
+        time = max(time, self.now)
+        self._asked += 1
+        heappush(self._timers, (time, self._asked, key))
+        self._wanted.append(["timer", float(time - self.now)])
 
     def stop(self) -> None:
         self._wanted.append(["stop"])
@@ -90,7 +96,11 @@ class SimGrid:
                 if kind == "end":
                     return True
                 self.events += 1
-                due(subject) if kind == "timer" else received(Direction(kind), subject)
+                if kind == "timer":
+                # SimGrid reports timers of one instant in any order; here the first asked for is the first due.
+                due(heappop(self._timers)[2])
+            else:
+                received(Direction(kind), subject)
                 self._flush(worker.stdin)
         except BrokenPipeError:
             return False

@@ -37,7 +37,8 @@ from fedbound.federation.schedulers import (
 from fedbound.federation.transports import Transport
 
 SERVER = -1
-FOREVER = None
+FOREVER: float | None = None
+NO_LABEL = -1
 
 
 class Server:
@@ -188,9 +189,9 @@ class Server:
         records = downlink.encode_model(self.layout, self.model) if silos else []
         packed: dict[int, bytearray] = {}
         for silo in silos:
-            label = self.restored.pop(silo, -1)
+            label = self.restored.pop(silo, NO_LABEL)
             if label not in packed:
-                fields = {"steps": float(steps)} | ({"checkpoint_label": float(label)} if label >= 0 else {})
+                fields = {"steps": float(steps), "checkpoint_label": float(label)}
                 packed[label] = wire.pack(
                     wire.Message(wire.Kind.MODEL, SERVER, self.version, self.version, records, fields, flags=flags)
                 )

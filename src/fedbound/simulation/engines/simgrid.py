@@ -91,16 +91,16 @@ class SimGrid:
             self._tell(worker.stdin, _describe(self._star))
             self._flush(worker.stdin)
             for line in worker.stdout:
-                time, kind, subject = json.loads(line)
+                time, kind, client = json.loads(line)
                 self.now = time
                 if kind == "end":
                     return True
                 self.events += 1
                 if kind == "timer":
-                # SimGrid reports timers of one instant in any order; here the first asked for is the first due.
-                due(heappop(self._timers)[2])
-            else:
-                received(Direction(kind), subject)
+                    # SimGrid reports timers of one instant in any order; here the first asked for is the first due.
+                    due(heappop(self._timers)[2])
+                else:
+                    received(Direction(kind), client)
                 self._flush(worker.stdin)
         except BrokenPipeError:
             return False

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fedbound.errors import InputError
+
+# A field of this type takes a single number for all clients or one per client; it then is a (n,) float64 array.
+PerClient: TypeAlias = Any
 
 GOODPUT_FACTOR = 0.97  # share of a link's bandwidth that carries payload
 LATENCY_FACTOR = 13.01  # seconds paid per second of latency: slow start and acknowledgements
@@ -52,7 +55,7 @@ class Star:
     server_up: float
     server_down: float
     client_bandwidth: np.ndarray
-    latency: np.ndarray
+    latency: PerClient
     goodput_factor: float = GOODPUT_FACTOR
     latency_factor: float = LATENCY_FACTOR
     weight_s: float | None = WEIGHT_S
@@ -91,11 +94,14 @@ class Star:
         """(n,) float64: each flow's weight in the sharing of the server's link."""
         if self.weight_s is None:
             return np.ones(len(self))
-        return 1 / (self.latency + self.weight_s / self.client_bandwidth + self.weight_s / self.capacity(direction))
+        slowness = 1 / self.client_bandwidth + 1 / self.capacity(direction)
+        weights: np.ndarray = 1 / (self.latency + self.weight_s * slowness)
+        return weights
 
     def delays(self) -> np.ndarray:
         """(n,) float64: seconds before a transfer's first byte moves."""
-        return self.latency_factor * self.latency
+        delays: np.ndarray = self.latency_factor * self.latency
+        return delays
 
 
 def vector(key: str, values: Any, count: int | None, wanted: str, good: Any) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,29 +123,29 @@ def validation(profile: Artifact, run: Artifact) -> Table:
         return simulate(workload, dataclasses.replace(star, **changes), scheduler)  # type: ignore[arg-type]
 
     shared, free = predict(), predict(server_up=np.inf, server_down=np.inf)
-    silos = sorted(profile["costs"]["silo"])
-    rows = [_compared("round", lambda r: float(np.median([one.seconds for one in r.rounds])), shared, free, run)]
-    rows += [
-        _compared(f"arrival of silo {silo}", lambda r, i=index: float(r.arrivals[i]), shared, free, run, silo)
-        for index, silo in enumerate(silos)
-    ]
-    return schemas.SIMULATION_VALIDATION.table([row for row in rows if np.isfinite(row["measured"])])
+    rows = [_compared("round", _median_round(shared), _median_round(free), _measured(run))]
+    for index, silo in enumerate(sorted(profile["costs"]["silo"])):
+        predicted, alone = float(shared.arrivals[index]), float(free.arrivals[index])
+        rows.append(_compared(f"arrival of silo {silo}", predicted, alone, _measured(run, silo)))
+    # A silo that never trained has no arrival, on either side.
+    return schemas.SIMULATION_VALIDATION.table([row for row in rows if np.isfinite(row["error"])])
 
 
-def _compared(
-    quantity: str, of: Callable[[Result], float], shared: Result, free: Result, run: Artifact, silo: int | None = None
-) -> dict[str, Any]:
-    predicted, measured = of(shared), _measured(run, silo)
+def _median_round(result: Result) -> float:
+    return float(np.median([one.seconds for one in result.rounds]))
+
+
+def _compared(quantity: str, predicted: float, no_contention: float, measured: float) -> dict[str, Any]:
     return {
         "quantity": quantity,
         "predicted": predicted,
         "measured": measured,
         "error": (predicted - measured) / measured,
-        "no_contention": of(free),
+        "no_contention": no_contention,
     }
 
 
-def _measured(run: Artifact, silo: int | None) -> float:
+def _measured(run: Artifact, silo: int | None = None) -> float:
     """Median round time, or median arrival of one silo; the first round pays for warming up and is left out."""
     rows, column = (run["rounds"], "seconds") if silo is None else (run["silos"], "arrival_seconds")
     rows = rows[rows["round"] >= min(2, rows["round"].max())]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedbound.artifacts import Artifact
 from fedbound.errors import InputError
-from fedbound.simulation.platform import Star, vector
+from fedbound.simulation.platform import PerClient, Star, vector
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,10 +40,10 @@ class Workload:
     """
 
     train_seconds: np.ndarray
-    encode_seconds: np.ndarray | float
-    evaluate_seconds: np.ndarray | float
-    up_bytes: np.ndarray | float
-    down_bytes: np.ndarray | float
+    encode_seconds: PerClient
+    evaluate_seconds: PerClient
+    up_bytes: PerClient
+    down_bytes: PerClient
     decode_seconds: float = 0.0
     aggregate_seconds: float = 0.0
     message_seconds: float = 0.0

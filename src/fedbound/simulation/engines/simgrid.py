@@ -86,7 +86,8 @@ class SimGrid:
 
     def _converse(self, worker: subprocess.Popen[str], received: Received, due: TimerDue) -> bool:
         """Answer the worker's events; returns whether it came to an end, rather than broke off."""
-        assert worker.stdin is not None and worker.stdout is not None
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         try:
             self._tell(worker.stdin, _describe(self._star))
             self._flush(worker.stdin)

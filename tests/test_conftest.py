@@ -38,7 +38,7 @@ def test_a_skip_fails_where_it_must_run(inner: pytest.Pytester, monkeypatch: pyt
     monkeypatch.setenv("FEDBOUND_NO_SKIP", "1")
     inner.makepyfile(TESTS)
     result = inner.runpytest_subprocess()
-    result.assert_outcomes(passed=1, skipped=1, failed=1, xfailed=1)
+    result.assert_outcomes(passed=1, skipped=1, errors=1, xfailed=1)  # a mark skips in the setup: hence an error
     result.stdout.fnmatch_lines(["*must run here, but was skipped (no SimGrid here)*"])
 
 

@@ -41,11 +41,12 @@ def run(
     assembly = Assembly(
         scenario.data, scenario.model, scenario.training, scenario.exchange, scenario.seed, bounds
     )
-    if transport == "local":
-        return _serve_locally(scenario, assembly, checkpoints, checkpoint_every, wait_seconds)
-    if transport != "mpi":
+    if transport not in ("mpi", "local"):
         raise InputError(f"--transport: {transport!r} is refused; possible: local, mpi")
-    comm = mpi.world(scenario.data.silos + 1)
+    comm = mpi.world(scenario.data.silos + 1) if transport == "mpi" else None
+    assembly.layout  # noqa: B018 - builds model and bounds now: what does not fit is refused before a lease is taken
+    if comm is None:
+        return _serve_locally(scenario, assembly, checkpoints, checkpoint_every, wait_seconds)
     if comm.rank:
         _serve_silo(assembly, comm)
         return None

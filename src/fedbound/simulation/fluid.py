@@ -23,11 +23,30 @@ _INF = math.inf
 _CAP_FROM = 1 + 1e-12
 _SHARE_FROM = 1 + 1e-9
 _TOGETHER = 1e-9  # seconds: flows that end closer than this end together, as in SimGrid (precision/timing)
-_ROUNDING = 1e-12  # relative to the virtual time
+_ROUNDING = 1e-14  # relative to the virtual time: its own few roundings, and no more
 _CLOCK_ROUNDING = 1e-15  # relative to the real time
 _COMPACT_FROM = 1024
 
 _Heap = list[tuple[float, int, int]]
+
+
+class _Total:
+    """A running sum that keeps what rounding takes away (Neumaier 1974): flows come and go millions of times."""
+
+    __slots__ = ("_lost", "_sum")
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._lost = 0.0
+
+    def add(self, term: float) -> None:
+        total = self._sum + term
+        arrived = total - self._sum
+        self._lost += (self._sum - (total - arrived)) + (term - arrived)
+        self._sum = total
+
+    def value(self) -> float:
+        return self._sum + self._lost
 
 
 class SharedLink:
@@ -55,8 +74,8 @@ class SharedLink:
         self._time = 0.0
         self._virtual = 0.0
         self._level = _INF
-        self._shared_weight = 0.0
-        self._capped_rate = 0.0
+        self._shared_weight = _Total()
+        self._capped_rate = _Total()
         self._shared = 0
         self._capped = 0
         self._shared_ends: _Heap = []
@@ -114,8 +133,8 @@ class SharedLink:
         It is 0 while every flow is capped and together they exceed the capacity: that makes `_move_one` share some.
         """
         if self._shared:
-            return max((self.capacity - self._capped_rate) / self._shared_weight, 0.0)
-        return _INF if self._capped_rate <= self.capacity * _CAP_FROM else 0.0
+            return max((self.capacity - self._capped_rate.value()) / self._shared_weight.value(), 0.0)
+        return _INF if self._capped_rate.value() <= self.capacity * _CAP_FROM else 0.0
 
     def _move_one(self) -> bool:
         self._level = level = self._water_level()
@@ -135,7 +154,7 @@ class SharedLink:
         self._end[flow] = end
         self._side[flow] = _SHARED
         self._shared += 1
-        self._shared_weight += self._weight[flow]
+        self._shared_weight.add(self._weight[flow])
         heappush(self._shared_ends, (end, flow, version))
         heappush(self._to_cap, (self._ratio[flow], flow, version))
 
@@ -145,7 +164,7 @@ class SharedLink:
         self._end[flow] = end
         self._side[flow] = _CAPPED
         self._capped += 1
-        self._capped_rate += self._cap[flow]
+        self._capped_rate.add(self._cap[flow])
         heappush(self._capped_ends, (end, flow, version))
         heappush(self._to_share, (-self._ratio[flow], flow, version))
 
@@ -156,14 +175,16 @@ class SharedLink:
         if side == _SHARED:
             left = (self._end[flow] - self._virtual) * self._weight[flow]
             self._shared -= 1
-            self._shared_weight -= self._weight[flow]
-            if not self._shared:  # exact zeros, or rounding would pile up over the rounds
-                self._shared_weight = 0.0
-                self._virtual = 0.0
+            self._shared_weight.add(-self._weight[flow])
+            if not self._shared:
+                self._shared_weight = _Total()
+                self._virtual = 0.0  # a fresh start keeps virtual times small, hence precise
         else:
             left = (self._end[flow] - self._time) * self._cap[flow]
             self._capped -= 1
-            self._capped_rate = self._capped_rate - self._cap[flow] if self._capped else 0.0
+            self._capped_rate.add(-self._cap[flow])
+            if not self._capped:
+                self._capped_rate = _Total()
         return max(left, 0.0)
 
     def _top(self, heap: _Heap) -> tuple[float, int, int] | None:

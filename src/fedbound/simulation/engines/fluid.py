@@ -32,6 +32,7 @@ class Fluid:
         self._links = [SharedLink(star.capacity(d), star.caps(d), star.weights(d)) for d in Direction]
         self._delays = star.delays().tolist()
         self._goodput = star.goodput_factor
+        self._changed = [False] * len(Direction)
         self._sizes = [[0.0] * len(star) for _ in Direction]
         # Tuples of plain numbers only: the garbage collector stops looking at them.
         self._alarms: list[tuple[float, int, int, int]] = []
@@ -53,23 +54,25 @@ class Fluid:
         self._stopped = True
 
     def run(self, received: Received, due: TimerDue) -> None:
+        directions = list(zip(Direction, self._links, strict=True))
         while not self._stopped:
-            ends = [link.next_end for link in self._links]
-            time = min(*ends, self._alarms[0][0] if self._alarms else math.inf)
+            first_alarm = self._alarms[0][0] if self._alarms else math.inf
+            self.now = time = min(first_alarm, *[link.next_end for link in self._links])
             if time == math.inf:
                 return
-            self.now = time
-            changed = {d for d in Direction if ends[d] <= time}
-            for direction in sorted(changed):
-                for client in self._links[direction].close(time):
-                    self.events += 1
-                    received(direction, client)
-            changed |= self._handle_alarms(time, due)
-            for direction in changed:
-                self._links[direction].settle()
+            for direction, link in directions:
+                if link.next_end <= time:
+                    self._changed[direction] = True
+                    for client in link.close(time):
+                        self.events += 1
+                        received(direction, client)
+            self._handle_alarms(time, due)
+            for direction, link in directions:
+                if self._changed[direction]:
+                    self._changed[direction] = False
+                    link.settle()
 
-    def _handle_alarms(self, time: float, due: TimerDue) -> set[Direction]:
-        opened: set[Direction] = set()
+    def _handle_alarms(self, time: float, due: TimerDue) -> None:
         alarms, last = self._alarms, time + _BATCH
         while alarms and alarms[0][0] <= last and not self._stopped:
             _, _, kind, subject = heappop(alarms)
@@ -78,5 +81,4 @@ class Fluid:
                 due(subject)
             else:
                 self._links[kind].open(time, subject, self._sizes[kind][subject])
-                opened.add(Direction(kind))
-        return opened
+                self._changed[kind] = True

@@ -1,0 +1,140 @@
+"""Real MPI: the run equals the local one, killed jobs resume, and wrong settings are refused with one sentence."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fedbound import artifacts, study
+from fedbound.federation import checkpoint
+
+BIN = Path(sys.executable).parent
+MPIEXEC = shutil.which("mpiexec", path=str(BIN)) or shutil.which("mpiexec")
+pytestmark = [pytest.mark.mpi, pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra 'mpi'")]
+
+
+def scenario(rounds: int) -> str:
+    return study.TrainScenario(
+        study="t",
+        data=study.Data(silos=3),
+        model={"name": "mlp", "hidden": [64]},
+        training=study.Training(rounds=rounds),
+        exchange=study.Exchange(codec="sz3", bound=0.1),
+        seed=1,
+    ).model_dump_json()
+
+
+def command(out: Path, rounds: int, ranks: int = 4) -> list[str]:
+    launch = [str(MPIEXEC), "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", "fedbound", "train"]
+    return [*launch, "--scenario", scenario(rounds), "--out", str(out)]
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=environment, check=False)
+
+
+def local(out: Path, rounds: int) -> artifacts.Artifact:
+    arguments = [sys.executable, "-m", "fedbound", "train", "--transport", "local"]
+    done = run([*arguments, "--scenario", scenario(rounds), "--out", str(out)])
+    assert done.returncode == 0, done.stderr
+    return artifacts.read(out, "train")
+
+
+def test_killed_anywhere_it_resumes_to_the_numbers_of_an_uninterrupted_local_run(tmp_path):
+    """kill -9 of a silo, of the server and of the whole job, in one history; the fourth start finishes."""
+    rounds = 120
+    expected = local(tmp_path / "local.h5", rounds)
+    out = tmp_path / "mpi.h5"
+    folder = tmp_path / ".checkpoints" / "mpi"
+    reached = 0
+    for victim in ("silo", "server", "job"):
+        reached = _kill_after(command(out, rounds), folder, reached + 12, victim)
+        assert not out.exists()
+    done = run(command(out, rounds))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming after round" in done.stdout
+    resumed = artifacts.read(out, "train")
+    assert artifacts.differences(expected, resumed) == []
+    assert resumed["summary"]["resumed_from"][0] >= reached
+    assert not folder.exists()
+
+
+def _kill_after(arguments: list[str], folder: Path, label: int, victim: str) -> int:
+    """Start the job, kill -9 the victim once the server has saved `label`, and return the last label seen."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen(
+        arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while (seen := _latest(folder)) < label:
+        assert job.poll() is None, "the job ended before it could be killed"
+        assert time.monotonic() < deadline, f"label {label} was not reached"
+        time.sleep(0.005)
+    if victim == "job":
+        os.killpg(job.pid, signal.SIGKILL)
+    ranks = _ranks(job.pid)
+    for pid in ranks if victim == "job" else [ranks[0 if victim == "server" else -1]]:
+        os.kill(pid, signal.SIGKILL)
+    code = job.wait(timeout=30)
+    assert code != 0
+    _gone(ranks)
+    return seen
+
+
+def _latest(folder: Path) -> int:
+    return max((n for epoch in folder.glob("epoch-*") for n in checkpoint.labels(epoch, "server")), default=0)
+
+
+def _ranks(launcher: int) -> list[int]:
+    """Processes of the ranks in rank order: descendants of the launcher that run `-m fedbound`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().split(b"\0")
+                environ = dict(x.split(b"=", 1) for x in (entry / "environ").read_bytes().split(b"\0") if b"=" in x)
+                session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
+            except (OSError, ValueError):
+                continue
+            if b"fedbound" in line and b"PMI_RANK" in environ and line[0].endswith(b"python") or (
+                b"PMI_RANK" in environ and b"mpi4py" in line
+            ):
+                found.append((int(environ[b"PMI_RANK"]), int(entry.name), session))
+    return [pid for _, pid, _ in sorted(found)]
+
+
+def _gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    for pid in pids:
+        while time.monotonic() < deadline:
+            try:
+                state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                break
+            if state == "Z":
+                break
+            time.sleep(0.05)
+
+
+def test_wrong_number_of_ranks_is_one_sentence(tmp_path):
+    done = run(command(tmp_path / "x.h5", 1, ranks=2))
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("fedbound:")]
+    assert len(lines) == 1
+    assert "needs 4 MPI ranks" in lines[0]
+    assert "mpiexec -n 4" in lines[0]
+
+
+def test_one_process_without_a_launcher_is_refused(tmp_path):
+    arguments = [sys.executable, "-m", "fedbound", "train", "--scenario", scenario(1), "--out", str(tmp_path / "x.h5")]
+    done = run(arguments)
+    assert done.returncode == 2
+    assert "--transport local" in done.stderr

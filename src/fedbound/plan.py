@@ -11,15 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fedbound import study as s
-from fedbound.artifacts import canonical
-from fedbound.errors import ArtifactError
+from fedbound.artifacts import canonical, write_atomically
+from fedbound.errors import ArtifactError, FedboundError
 from fedbound.registry import CODECS
 
 STAGES = ("profile", "calibrate", "train", "privacy", "simulate", "collect")
@@ -59,18 +59,15 @@ class Plan:
         return (job for stage in STAGES for job in self.jobs[stage].values())
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the plan as JSON named after its digest; the same plan is the same file."""
-        text = canonical(asdict(self))
-        path = Path(folder) / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=path.parent, prefix=".plan.", delete=False
-            ) as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(file.name, path)
+        """Write the plan as JSON named after its digest; the same plan is the same file, and is not touched again.
+
+        Raises:
+            ArtifactError: the folder cannot be written.
+        """
+        content = canonical(asdict(self)).encode()
+        path = Path(folder) / f"{_digest(content, 16)}.json"
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomically(path, content)
         return path
 
     @staticmethod
@@ -82,23 +79,30 @@ class Plan:
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            content = path.read_bytes()
         except OSError as error:
             raise ArtifactError(f"cannot read the plan {path}: {error.strerror}; start snakemake again") from None
-        if hashlib.sha256(text.encode()).hexdigest()[:16] != path.stem:
+        if _digest(content, 16) != path.stem:
             raise ArtifactError(f"the plan {path} was altered; start snakemake again")
-        raw = json.loads(text)
-        jobs = {
-            stage: {stem: Job(**job) for stem, job in raw["jobs"].get(stage, {}).items()} for stage in STAGES
-        }
-        return Plan(raw["study"], jobs, raw["resources"])
+        return _from_json(content)
 
 
 def make(study: s.Study) -> Plan:
     """Resolve a study into jobs: stage by stage, so that each finds the artifacts it reads."""
     builder = _Builder(study)
     builder.build()
-    return Plan(study.study, builder.jobs, study.resources.model_dump(mode="json"))
+    plan = Plan(study.study, builder.jobs, study.resources.model_dump(mode="json"))
+    return _from_json(canonical(asdict(plan)))  # in the order in which a saved plan is read, on every node
+
+
+def _from_json(text: str | bytes) -> Plan:
+    raw = json.loads(text)
+    jobs = {stage: {stem: Job(**job) for stem, job in raw["jobs"][stage].items()} for stage in STAGES}
+    return Plan(raw["study"], jobs, raw["resources"])
+
+
+def _digest(content: bytes, length: int) -> str:
+    return hashlib.sha256(content).hexdigest()[:length]
 
 
 class _Builder:
@@ -119,30 +123,26 @@ class _Builder:
 
     def _cell(self, data: s.Data, model: dict[str, Any], training: s.Training, exchange: s.Exchange) -> None:
         """Everything that hangs on one setting of data, model, training and exchange."""
-        bounds = {}
-        if exchange.bound == "calibrated":
-            bounds = {
-                "bounds": self._calibrate(data, model, training, exchange, calibration).path
-                for calibration in self.study.calibration[:1]
-            }
-        runs = [self._train(data, model, training, exchange, seed, bounds) for seed in self.study.seeds]
-        for profiling in self.study.profiling:
-            profile = self._profile(data, model, training, exchange, profiling)
-            for simulation in self.study.simulation:
-                # The first seed's run only: its bytes and rounds are what is simulated, and a seed that is added
-                # later must not make finished simulations run again.
-                self._simulate(data, exchange, simulation, profile, runs[0])
+        profiles = [self._profile(data, model, training, exchange, profiling) for profiling in self.study.profiling]
+        calibrations = self.study.calibration if exchange.bound == "calibrated" else (None,)
+        for calibration in calibrations:
+            runs = [self._train(data, model, training, exchange, calibration, seed) for seed in self.study.seeds]
+            for profile in profiles:
+                for simulation in self.study.simulation:
+                    # The first seed's run only: its bytes and rounds are what is simulated, and a seed that is added
+                    # later must not make finished simulations run again.
+                    self._simulate(data, exchange, simulation, profile, runs[0])
 
-    def _add(
-        self, stage: str, scenario: s.Section, keys: dict[str, Any], inputs: dict[str, str] | None = None
-    ) -> Job:
+    def _add(self, stage: str, scenario: s.Section, keys: dict[str, Any], inputs: dict[str, str] | None = None) -> Job:
         inputs = inputs or {}
         resolved = scenario.model_dump(mode="json")
         identity = canonical([stage, resolved, {name: Path(path).stem for name, path in inputs.items()}])
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
-        stem = "_".join([*(f"{key}-{_readable(value)}" for key, value in keys.items()), digest])
-        path = f"{RESULTS}/{self.study.study}/{stage}/{stem}.h5"
-        return self.jobs[stage].setdefault(stem, Job(stage, stem, resolved, inputs, path))
+        stem = "_".join([*(f"{key}-{_readable(value)}" for key, value in keys.items()), _digest(identity.encode(), 10)])
+        job = Job(stage, stem, resolved, inputs, f"{RESULTS}/{self.study.study}/{stage}/{stem}.h5")
+        known = self.jobs[stage].setdefault(stem, job)
+        if known != job:
+            raise FedboundError(f"two {stage} scenarios share the name {stem}; change any key of one of them")
+        return known
 
     def _profile(
         self,
@@ -152,14 +152,16 @@ class _Builder:
         exchange: s.Exchange,
         profiling: s.Profiling,
     ) -> Job:
-        lossy = CODECS.entry(exchange.codec["name"]).factory.error_bounded
-        timed = {"bound": profiling.bound, "bound_mode": "rel"} if lossy else {}
+        if CODECS.entry(exchange.codec["name"]).factory.error_bounded:
+            exchange = s.Exchange(**{**exchange.model_dump(), "bound": profiling.bound, "bound_mode": "rel"})
+        else:  # nothing reads the profiling's bound, so an edit of it must not make this job run again
+            profiling = s.Profiling(**profiling.model_dump(exclude={"bound"}))
         scenario = s.ProfileScenario(
             study=self.study.study,
             data=data,
             model=model,
             training=_local(training),
-            exchange=s.Exchange(**{**exchange.model_dump(), **timed}),
+            exchange=exchange,
             profiling=profiling,
         )
         return self._add("profile", scenario, {"codec": exchange.codec})
@@ -189,11 +191,20 @@ class _Builder:
         model: dict[str, Any],
         training: s.Training,
         exchange: s.Exchange,
+        calibration: s.Calibration | None,
         seed: int,
-        bounds: dict[str, str],
     ) -> Job:
+        bounds = {}
+        if calibration is not None:
+            bounds = {"bounds": self._calibrate(data, model, training, exchange, calibration).path}
         scenario = s.TrainScenario(
-            study=self.study.study, data=data, model=model, training=training, exchange=exchange, seed=seed
+            study=self.study.study,
+            data=data,
+            model=model,
+            training=training,
+            exchange=exchange,
+            calibration=calibration,
+            seed=seed,
         )
         keys = {
             "algorithm": training.algorithm,
@@ -207,9 +218,7 @@ class _Builder:
         scenario = s.PrivacyScenario(study=self.study.study, privacy=privacy)
         return self._add("privacy", scenario, {"mechanism": privacy.mechanism, "epsilon": privacy.epsilon})
 
-    def _simulate(
-        self, data: s.Data, exchange: s.Exchange, simulation: s.Simulation, profile: Job, run: Job
-    ) -> Job:
+    def _simulate(self, data: s.Data, exchange: s.Exchange, simulation: s.Simulation, profile: Job, run: Job) -> Job:
         scenario = s.SimulateScenario(
             study=self.study.study, silos=data.silos, exchange=exchange, simulation=simulation
         )
@@ -223,9 +232,7 @@ class _Builder:
 
     def _collect(self) -> Job:
         scenario = s.CollectScenario(study=self.study.study, report=self.study.report)
-        inputs = {
-            f"{stage}/{stem}": job.path for stage, jobs in self.jobs.items() for stem, job in jobs.items()
-        }
+        inputs = {f"{stage}/{stem}": job.path for stage, jobs in self.jobs.items() for stem, job in jobs.items()}
         job = Job(
             "collect",
             "study",
@@ -248,4 +255,4 @@ def _readable(value: Any) -> str:
         return "none"
     if isinstance(value, float):
         return f"{value:g}"
-    return str(value).replace("_", "-").replace("/", "-").replace(":", "-")
+    return re.sub(r"[^A-Za-z0-9.+-]", "-", str(value))

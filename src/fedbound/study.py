@@ -278,13 +278,18 @@ class CalibrateScenario(Section):
 
 
 class TrainScenario(Section):
-    """What `fedbound train` reads."""
+    """What `fedbound train` reads; `calibration` is the one whose bounds a calibrated exchange takes, else None.
+
+    Training needs only the bounds themselves, an input of the job; their origin is here so that runs under two
+    calibrations are two scenarios, in the artifact as in the report.
+    """
 
     study: str
     data: Data
     model: Model
     training: Training
     exchange: Exchange
+    calibration: Calibration | None = None
     seed: Seed
 
 

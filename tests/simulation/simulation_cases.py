@@ -161,5 +161,6 @@ def end_times(flows: list[Flow], capacity: float) -> np.ndarray:
                 del left[i]
         time = following
         while waiting and flows[waiting[0]].start <= time:
-            left[waiting[0]] = flows[waiting.pop(0)].size
+            opened = waiting.pop(0)
+            left[opened] = flows[opened].size
     return ends

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedbound import data, study
-from fedbound.errors import InputError
+from fedbound.errors import FederationError, InputError
 from fedbound.exchange.layout import Layout, State
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.records import fairness
@@ -74,13 +74,21 @@ class Prober:
     def _run(self, scale: float, seed: int) -> Probe:
         assembly = self.assembly(scale, seed)
         server = assembly.server(assembly.local())
-        model = server.run()
         rows = server.records.rows
-        if not scale and not np.isfinite([row["train_loss"] for row in rows["silos"]]).all():
+        diverged = False
+        try:
+            server.run()
+        except FederationError:  # an update with NaN or infinite values
+            diverged = True
+        if not scale and (diverged or not np.isfinite([row["train_loss"] for row in rows["silos"]]).all()):
             raise InputError(
                 f"training.learning_rate: {self.scenario.training.learning_rate:g} makes the uncompressed run diverge "
                 "(its loss is NaN); lower it before calibrating"
             )
+        sent = sum(row["bytes_up"] for row in rows["silos"])
+        raw = sum(row["raw_up"] for row in rows["silos"])
+        if diverged:  # a bound at which training breaks down keeps nothing
+            return Probe(scale, seed, 0.0, 0.0, max(sent, 1), raw, server.model)
         by_round: dict[int, dict[str, float]] = {}
         for round_ in sorted({row["round"] for row in rows["evaluations"]})[-LAST:]:
             found = [row for row in rows["evaluations"] if row["round"] == round_ and row["validation_samples"]]
@@ -92,9 +100,9 @@ class Prober:
             seed,
             float(np.mean([figures["accuracy"] for figures in by_round.values()])),
             by_round[max(by_round)]["accuracy_sd"],
-            sum(row["bytes_up"] for row in rows["silos"]),
-            sum(row["raw_up"] for row in rows["silos"]),
-            model,
+            sent,
+            raw,
+            server.model,
         )
 
     def drops(self, scale: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""No compression: the array's own little-endian bytes. The baseline, and the way of the model down to the silos."""
+"""No compression: the values as they are, little-endian."""
 
 from __future__ import annotations
 
@@ -6,27 +6,33 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedbound.codecs.payload import contiguous, copy_raw, target
 from fedbound.registry import CODECS, Options
 
 
-@CODECS.register("none")
-class NoCodec:
-    """Raw little-endian bytes, in C order."""
+class NoneOptions(Options):
+    """Options of `none`: there are none."""
+
+
+@CODECS.register("none", NoneOptions)
+class Uncompressed:
+    """No compression: raw little-endian values, exact."""
 
     name: ClassVar[str] = "none"
     id: ClassVar[int] = 0
     version: ClassVar[int] = 1
     error_bounded: ClassVar[bool] = False
     lossless: ClassVar[bool] = True
+    Options: ClassVar[type[Options]] = NoneOptions
 
-    def __init__(self, options: Options | None = None):
-        pass
+    def __init__(self, options: NoneOptions | None = None):
+        self.options = options or NoneOptions()
 
-    def encode(self, x: np.ndarray, bound: float) -> bytes:
-        return np.ascontiguousarray(x, x.dtype.newbyteorder("<")).tobytes()
+    def encode(self, x: np.ndarray, bound: float = 0.0) -> bytes:
+        """The bytes of `x`, of any dtype that can be sent; `bound` is ignored."""
+        return contiguous(x).tobytes()
 
     def decode(self, payload: bytes | memoryview, out: np.ndarray) -> np.ndarray:
-        if len(payload) != out.nbytes:
-            raise ValueError(f"{len(payload)} bytes where {out.nbytes} are needed")
-        out[...] = np.frombuffer(payload, out.dtype.newbyteorder("<")).reshape(out.shape)
+        """Copy the payload into `out`; raises ValueError unless it fills `out` exactly."""
+        copy_raw(payload, target(out))
         return out

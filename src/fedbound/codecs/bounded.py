@@ -1,0 +1,89 @@
+"""What the error-bounded codecs share: when they go the exact way, and how their streams are sealed."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fedbound.codecs.lossless import decode_exact, encode_exact, require_zstandard
+from fedbound.codecs.payload import LOSSY, SEAL_BYTES, all_finite, check_bound, contiguous, seal, target, unseal
+
+#: Up to this many bytes, or where a stream saves less than a quarter, the exact encoding is tried too.
+_SMALL = 4096
+_LIBRARY_ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, IndexError, MemoryError)
+
+
+class Bounded:
+    """An error-bounded codec around a native library, always in absolute-error mode.
+
+    Subclasses give `_compress` and `_decompress` for finite float32 and float64 values in one dimension. Everything
+    that their library cannot do is encoded exactly: a bound of 0, other dtypes, NaN and infinities, fewer than
+    `smallest` values, an encoder that fails, and arrays for which the exact encoding is shorter. The first byte of the
+    payload says which it is.
+    """
+
+    name: ClassVar[str]
+    error_bounded: ClassVar[bool] = True
+    lossless: ClassVar[bool] = False
+    smallest: ClassVar[int]
+
+    def __init__(self) -> None:
+        require_zstandard(self.name)
+
+    def encode(self, x: np.ndarray, bound: float) -> bytes:
+        """Encode an array of any shape so that |x - decoded| <= bound, as far as the library keeps its promise.
+
+        Args:
+            x: the values; a copy is made only where they are not C-contiguous and little-endian.
+            bound: absolute error bound in the unit of `x`, finite; 0 means exact.
+
+        Raises:
+            ValueError: the bound is negative, infinite or NaN, or the dtype cannot be sent.
+        """
+        bound = check_bound(bound)
+        x = contiguous(x)
+        body = self._lossy(x.reshape(-1), bound)
+        if body is None:
+            return encode_exact(x)
+        length = SEAL_BYTES + len(body)
+        if x.nbytes <= _SMALL or 4 * length > 3 * x.nbytes:
+            exact = encode_exact(x)
+            if len(exact) < length:
+                return exact
+        return seal(x, body)
+
+    def decode(self, payload: bytes | memoryview, out: np.ndarray) -> np.ndarray:
+        """Decode into `out` and return it.
+
+        Raises:
+            ValueError: the payload is truncated, damaged, or not of the dtype and size of `out`.
+        """
+        flat = target(out)
+        view = memoryview(payload)
+        if not len(view) or view[0] != LOSSY:
+            decode_exact(view, flat)
+            return out
+        body = unseal(view, out)
+        try:
+            self._decompress(body, flat)
+        except _LIBRARY_ERRORS as error:
+            raise ValueError(f"{self.name} refuses it: {error}") from None
+        return out
+
+    def _lossy(self, flat: np.ndarray, bound: float) -> Any | None:
+        possible = flat.dtype in (np.float32, np.float64) and flat.size >= self.smallest
+        if not (possible and bound > 0 and all_finite(flat)):
+            return None
+        try:
+            return self._compress(flat, bound)
+        except _LIBRARY_ERRORS:
+            return None
+
+    def _compress(self, flat: np.ndarray, bound: float) -> Any:
+        """The library's stream, bytes-like and flat, for finite float32 or float64 values."""
+        raise RuntimeError(f"{type(self).__name__} does not compress")
+
+    def _decompress(self, body: memoryview, flat: np.ndarray) -> None:
+        """Decode the library's stream into all of `flat`."""
+        raise RuntimeError(f"{type(self).__name__} does not decompress")

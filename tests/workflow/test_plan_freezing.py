@@ -1,0 +1,37 @@
+"""The frozen plan: what jobs on other nodes read instead of the study."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedbound import workflow
+
+STUDY = {"study": "x", "exchange": {"codec": ["none", "sz3"]}}
+
+
+def test_a_job_takes_the_frozen_plan_whatever_the_study_says_now(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(workflow.PLAN_VARIABLE, raising=False)
+    plan, path = workflow.frozen_plan(STUDY, main=True)
+    edited = {**STUDY, "seeds": [9], "training": {"rounds": 1}}
+    assert workflow.frozen_plan(edited, main=False) == (plan, path)
+    assert workflow.frozen_plan({"nonsense": 1}, main=False) == (plan, path)
+    again, other = workflow.frozen_plan(edited, main=True)
+    assert other != path
+    assert again != plan
+
+
+def test_a_refused_study_ends_with_code_2_and_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        workflow.frozen_plan({**STUDY, "trainnig": {}}, main=True)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.strip() == "fedbound: unknown key 'trainnig' in the study; did you mean 'training'?"
+    assert not list(tmp_path.iterdir())
+
+
+def test_input_flags_are_safe_in_a_shell():
+    from fedbound.plan import Job
+
+    job = Job("train", "s", {}, {"bounds": "results/a b/$(x).h5"}, "o")
+    assert workflow.input_flags(job) == "--input 'bounds=results/a b/$(x).h5'"

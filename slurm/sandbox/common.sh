@@ -25,7 +25,7 @@ owner_of() {
 # A process that has ended but that nobody has reaped yet counts as dead.
 alive() {
   local stat
-  stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+  stat=$(cat "/proc/${1:-none}/stat" 2>/dev/null) || return 1
   stat=${stat##*) }
   [ "${stat%% *}" != Z ]
 }

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fedbound.artifacts import Field, Schema
 
 
@@ -105,7 +107,7 @@ RUN_TENSORS = Schema(
 
 RUN_SUMMARY = Schema(
     {
-        **{key: field for key, field in _FAIRNESS.items()},
+        **_FAIRNESS,
         "rounds": _i("1", "rounds completed"),
         "bytes_up": _i("byte", "all bytes silo to server"),
         "bytes_down": _i("byte", "all bytes server to silo"),
@@ -423,3 +425,73 @@ STUDY_RECOMMENDATION = Schema(
         "timing": _s("what measured and simulated times add to it; '' elsewhere", measured=True),
     }
 )
+
+# ---- reference ------------------------------------------------------------------------------------------------------
+
+TABLES: dict[str, dict[str, Schema]] = {
+    "profile": {
+        "silos": PROFILE_SILOS,
+        "codec": PROFILE_CODEC,
+        "link": PROFILE_LINK,
+        "costs": PROFILE_COSTS,
+        "server": PROFILE_SERVER,
+    },
+    "calibrate": {"bounds": BOUNDS, "probes": BOUNDS_PROBES, "decision": BOUNDS_DECISION},
+    "train": {
+        "rounds": RUN_ROUNDS,
+        "silos": RUN_SILOS,
+        "evaluations": RUN_EVALUATIONS,
+        "tensors": RUN_TENSORS,
+        "summary": RUN_SUMMARY,
+    },
+    "privacy": {"results": PRIVACY_RESULTS},
+    "simulate": {
+        "rounds": SIMULATION_ROUNDS,
+        "summary": SIMULATION_SUMMARY,
+        "validation": SIMULATION_VALIDATION,
+    },
+    "collect": {
+        "scenarios": STUDY_SCENARIOS,
+        "settings": STUDY_SETTINGS,
+        "comparisons": STUDY_COMPARISONS,
+        "pareto": STUDY_PARETO,
+        "recommendation": STUDY_RECOMMENDATION,
+        "provenance": STUDY_PROVENANCE,
+    },
+}
+
+_INTRODUCTION = """\
+# Tables
+
+What every artifact holds, stage by stage. Generated from `fedbound/schemas.py` by `fedbound.schemas.markdown()`; edit
+there. How the files are laid out and how to read them is in [artifacts.md](artifacts.md).
+
+The unit `1` is a plain number. A column that is *measured* holds a time, or what is computed from times: it differs
+between two runs of the same study, so `fedbound inspect --diff` and the content digest pass over it.
+"""
+
+_STUDY_KEYS_TEXT = """\
+### Tables of the stages, collected
+
+`study.h5` also holds the stages' own tables, the rows of all artifacts one after the other, with some of these
+columns in front:
+"""
+
+
+def markdown() -> str:
+    """The reference of all tables as Markdown: the content of `docs/tables.md`."""
+    parts = [_INTRODUCTION]
+    for stage, tables in TABLES.items():
+        place = "study.h5" if stage == "collect" else f"{stage}/*.h5"
+        parts.append(f"## {stage}: `results/<study>/{place}`\n")
+        parts += [f"### `{name}`\n\n{_rows(schema.fields)}" for name, schema in tables.items()]
+    parts.append(f"{_STUDY_KEYS_TEXT}\n{_rows(STUDY_KEYS)}")
+    return "\n".join(parts)
+
+
+def _rows(fields: Mapping[str, Field]) -> str:
+    lines = ["| column | type | unit | measured | meaning |", "|---|---|---|---|---|"]
+    for name, field in fields.items():
+        meaning = field.description.replace("|", "\\|")
+        lines.append(f"| `{name}` | {field.dtype} | {field.unit} | {'yes' if field.measured else ''} | {meaning} |")
+    return "\n".join(lines) + "\n"

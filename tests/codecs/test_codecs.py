@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -9,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedbound import codecs
-from fedbound.codecs.guard import encode_checked
+from fedbound.codecs.guard import encode_checked, largest_error
+from fedbound.codecs.payload import seal
 from fedbound.errors import InputError
 
 BOUNDED = [name for name in codecs.available() if codecs.CODECS.entry(name).factory.error_bounded]
@@ -55,6 +60,7 @@ def test_error_is_within_the_bound(name, x, scale):
     if x.size:
         assert np.abs(x.astype(np.float64) - out).max() <= bound * (1 + 1e-7)
     assert checked.payload == encode_checked(codecs.get(name), x, bound).payload
+    assert (checked.bound, 0 <= checked.error_over_bound <= 1) == (bound, True)
 
 
 @pytest.mark.parametrize("name", EXACT + BOUNDED)
@@ -136,6 +142,148 @@ def test_wire_numbers_are_unique():
     assert len(set(numbers)) == len(numbers)
     with pytest.raises(ValueError, match="255"):
         codecs.by_id(255)
+
+
+@pytest.mark.parametrize("predictor", ["nopred", "interp_lorenzo", "interp", "lorenzo_reg"])
+@given(x=arrays())
+def test_every_predictor_keeps_the_bound(predictor, x):
+    codec = codecs.get("sz3", predictor=predictor)
+    bound = 0.05 * float(np.ptp(x)) if x.size and np.isfinite(np.ptp(x)) and np.ptp(x) else 0.05
+    assert largest_error(x, codec.decode(codec.encode(x, bound), np.empty(x.shape, x.dtype))) <= bound
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_arrays_take_the_lossy_way(name, dtype):
+    x = np.random.default_rng(3).laplace(size=100_003).astype(dtype)
+    checked = encode_checked(codecs.get(name), x, 0.5)
+    assert (checked.codec_id, checked.violations) == (codecs.get(name).id, 0)
+    assert 0 < checked.error_over_bound <= 1
+    assert len(checked.payload) < x.nbytes / 2.5
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("bound", [-1.0, float("nan"), float("inf")])
+def test_impossible_bounds_are_refused(name, bound):
+    with pytest.raises(ValueError, match="bound"):
+        encode_checked(codecs.get(name), np.ones(100, np.float32), bound)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("dtype", ["int64", "float16", "bool", ">f4"])
+def test_bounded_codecs_send_other_dtypes_exactly(name, dtype):
+    x = (np.arange(200) % 7).astype(dtype)
+    checked = encode_checked(codecs.get(name), x, 0.5)
+    np.testing.assert_array_equal(checked.decoded, x)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_non_finite_values_survive_a_bounded_codec_exactly(name):
+    x = np.random.default_rng(0).normal(size=500).astype(np.float32)
+    x[[3, 40, 400]] = np.nan, np.inf, -np.inf
+    codec = codecs.get(name)
+    out = codec.decode(codec.encode(x, 0.1), np.empty_like(x))
+    assert out.tobytes() == x.tobytes()
+
+
+_DIGESTS = """
+import hashlib, numpy as np
+from fedbound import codecs
+x = np.random.default_rng(0).laplace(size=20_000).astype(np.float32)
+print(*(hashlib.sha256(codecs.get(name).encode(x, 0.25)).hexdigest() for name in codecs.available()))
+"""
+
+
+def test_two_processes_give_the_same_bytes():
+    ran = [subprocess.run([sys.executable, "-c", _DIGESTS], capture_output=True, text=True, check=True) for _ in "ab"]
+    assert ran[0].stdout == ran[1].stdout
+    assert len(ran[0].stdout.split()) == len(codecs.available())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: a crash must not end the tests")
+@pytest.mark.parametrize("name", ["sz3", "zfp"])
+def test_crafted_streams_do_not_crash_the_native_decoder(name):
+    """Damage with a seal that fits it, as a hostile sender would make: only the library stands in the way.
+
+    Single-bit damage and truncation only, from a fixed seed: it guards against a regression, it proves no safety.
+    """
+    codec = codecs.get(name)
+    x = np.random.default_rng(0).laplace(size=2000).astype(np.float32)
+    body = codec._compress(x, 0.1)
+    rng = np.random.default_rng(1)
+    for turn in range(120):
+        damaged = bytearray(bytes(body))
+        damaged[rng.integers(60 if turn % 2 else len(damaged))] ^= 1 << rng.integers(8)
+        if turn % 5 == 0:
+            del damaged[rng.integers(len(damaged)) :]
+        payload = seal(x, bytes(damaged))
+        assert _outcome_in_a_child(lambda payload=payload: codec.decode(payload, np.empty_like(x))) in (
+            "value",
+            "ValueError",
+        )
+
+
+def _outcome_in_a_child(call) -> str:
+    child = os.fork()
+    if child == 0:
+        try:
+            call()
+            os._exit(0)
+        except ValueError:
+            os._exit(1)
+        except BaseException:  # noqa: BLE001 - the child must end here, whatever happened
+            os._exit(2)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        return f"signal {os.WTERMSIG(status)}"
+    return ("value", "ValueError", "another error")[os.WEXITSTATUS(status)]
+
+
+def test_an_absurd_inner_size_does_not_reach_sz3():
+    codec = codecs.get("sz3")
+    x = np.random.default_rng(0).laplace(size=2000).astype(np.float32)
+    body = bytearray(bytes(codec._compress(x, 0.1)))
+    body[16:24] = (2**60).to_bytes(8, "little")
+    with pytest.raises(ValueError, match="inner stream claims"):
+        codec.decode(seal(x, bytes(body)), np.empty_like(x))
+
+
+def test_sz2_refuses_a_foreign_version_instead_of_ending_the_process():
+    x = np.ones(100, np.float32)
+    with pytest.raises(ValueError, match=r"2\.1\.12"):
+        codecs.get("sz2").decode(seal(x, bytes(60)), np.empty_like(x))
+
+
+def test_lossless_decoding_claims_are_checked_before_allocation():
+    payload = codecs.get("lossless").encode(np.zeros(10_000_000, np.float32), 0.0)
+    with pytest.raises(ValueError, match="40000000"):
+        codecs.get("lossless").decode(payload, np.empty(10, np.float32))
+
+
+def test_a_decoder_that_fails_counts_as_a_violation():
+    class Unreadable(Breaking):
+        def decode(self, payload, out):
+            raise ValueError("unreadable")
+
+    checked = encode_checked(Unreadable(0.5), np.linspace(-1, 1, 50, dtype=np.float32), 0.1)
+    assert (checked.violations, checked.codec_id, checked.bound) == (2, 1, 0.1)
+
+
+def test_largest_error_sees_what_a_maximum_could_hide():
+    x = np.zeros(200_000, np.float32)
+    decoded = x.copy()
+    decoded[150_000] = np.nan
+    assert np.isnan(largest_error(x, decoded))
+    assert largest_error(np.array([3e38], np.float32), np.array([-3e38], np.float32)) == float("inf")
+    assert largest_error(x, x) == 0.0
+    assert largest_error(np.array([1], np.uint8), np.array([2], np.uint8)) == float("inf")
+
+
+@pytest.mark.parametrize(("name", "module"), [("zfp", "zfpy"), ("sz3", "pysz"), ("lossless", "zstandard")])
+def test_a_missing_package_is_one_sentence_with_the_mend(name, module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=f"'{name}' needs the package '{module}'; install it with: pip install"):
+        codecs.get(name)
 
 
 def test_unknown_name_and_option_are_one_sentence():

@@ -34,15 +34,15 @@ def lognormal_star(count: int, capacity: float = TEN_GIGABIT, slots: int | None 
 
 
 def random_star(seed: int, count: int, slots: int | None = None) -> tuple[Workload, Star]:
-    """Everything differs between clients: times, sizes, bandwidths and latencies, hence weights; all draws continuous."""
+    """Everything differs between clients: times, sizes, bandwidths and latencies, hence weights; draws are continuous."""
     draw = np.random.default_rng(seed)
     capacity = np.inf if draw.random() < 0.2 else 1e6 * count * draw.lognormal(-1, 1)
     workload = Workload(
         train_seconds=draw.lognormal(1, 1, count),
         encode_seconds=draw.lognormal(-2, 1, count),
         evaluate_seconds=draw.lognormal(-2, 1, count),
-        up_bytes=draw.lognormal(14, 1, count),
-        down_bytes=draw.lognormal(15, 1, count),
+        up_bytes=np.ceil(draw.lognormal(14, 1, count)),  # whole: SimGrid cuts off fractions of a byte
+        down_bytes=np.ceil(draw.lognormal(15, 1, count)),
         decode_seconds=0.01,
         aggregate_seconds=0.002,
         message_seconds=0.001 * draw.random(),

@@ -83,7 +83,7 @@ def test_what_a_capped_flow_leaves_goes_to_the_others() -> None:
 @given(flows=FLOWS, capacity=positive(1e-1, 1e2))
 @settings(max_examples=100)
 def test_the_link_is_never_idle_nor_overfull(flows: list[Flow], capacity: float) -> None:
-    """Flows whose caps exceed the link, all there from the start: bytes / capacity is exactly when the last one ends."""
+    """Flows whose caps exceed the link, all there from the start: the last one ends at bytes / capacity."""
     greedy = [Flow(0.0, f.size, 2 * capacity, f.weight) for f in flows]
     assert run(greedy, capacity).max() == pytest.approx(sum(f.size for f in greedy) / capacity, rel=1e-9, abs=SLACK)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ _SMALL = 4096
 _LIBRARY_ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, IndexError, MemoryError)
 
 
-class Bounded:
+class Bounded(ABC):
     """An error-bounded codec around a native library, always in absolute-error mode.
 
     Subclasses give `_compress` and `_decompress` for finite float32 and float64 values in one dimension. Everything
@@ -80,10 +81,10 @@ class Bounded:
         except _LIBRARY_ERRORS:
             return None
 
+    @abstractmethod
     def _compress(self, flat: np.ndarray, bound: float) -> Any:
-        """The library's stream, bytes-like and flat, for finite float32 or float64 values."""
-        raise RuntimeError(f"{type(self).__name__} does not compress")
+        """The library's stream, a flat buffer of bytes, for finite 1-D float32 or float64 values."""
 
+    @abstractmethod
     def _decompress(self, body: memoryview, flat: np.ndarray) -> None:
         """Decode the library's stream into all of `flat`."""
-        raise RuntimeError(f"{type(self).__name__} does not decompress")

@@ -22,7 +22,7 @@ class Checked:
         decoded: what the receiver will decode, bit for bit, in the shape and dtype of the input. Where that is the
             input itself, this is a read-only view of it: copy it before changing the input.
         codec_id: codec of the payload in the wire format; another than asked for after two violations.
-        bound: the absolute bound promised: 0 for lossless codecs, infinite for codecs that promise none.
+        bound: the absolute bound promised; 0 for codecs that are lossless or promise none.
         violations: encodings that broke the bound and were thrown away (0, 1 or 2).
         error_over_bound: largest |x - decoded| / bound; 0 where nothing was lost or no bound is promised.
     """
@@ -56,7 +56,7 @@ def encode_checked(codec: Codec, x: np.ndarray, bound: float) -> Checked:
         raise ValueError(f"the codec {codec.name!r} was given NaN or infinite values, which have no error bound")
     if not codec.error_bounded:
         payload = codec.encode(x, bound)
-        return Checked(payload, codec.decode(payload, np.empty_like(x)), codec.id, float("inf"), 0, 0.0)
+        return Checked(payload, codec.decode(payload, np.empty_like(x)), codec.id, 0.0, 0, 0.0)
     return _encode_bounded(codec, x, check_bound(bound))
 
 

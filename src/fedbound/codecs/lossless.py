@@ -7,6 +7,8 @@ data the sign and exponent bytes repeat while the low bytes of the mantissa look
 from __future__ import annotations
 
 import functools
+import struct
+import zlib
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +18,7 @@ from fedbound.codecs.payload import RAW, ZSTD, check_booleans, contiguous, copy_
 from fedbound.registry import CODECS, Options
 
 LEVEL = 3
+_RAW = struct.Struct("<BI")  # tag, CRC-32 of the values
 
 
 class LosslessOptions(Options):
@@ -56,10 +59,11 @@ def require_zstandard(codec: str) -> None:
 
 def encode_exact(x: np.ndarray, level: int = LEVEL) -> bytes:
     """A C-contiguous array as tag + Zstandard frame, or as tag + raw values where that is no longer."""
-    frame = _compressor(level).compress(_shuffle(x)) if x.size else b""
+    frame = compressor(level).compress(_shuffle(x)) if x.size else b""
     if x.size and len(frame) < x.nbytes:
         return b"".join((bytes([ZSTD]), frame))
-    return b"".join((bytes([RAW]), x.reshape(-1).view(np.uint8)))
+    raw = x.reshape(-1).view(np.uint8).data
+    return b"".join((_RAW.pack(RAW, zlib.crc32(raw)), raw))
 
 
 def decode_exact(payload: bytes | memoryview, flat: np.ndarray) -> None:
@@ -71,7 +75,7 @@ def decode_exact(payload: bytes | memoryview, flat: np.ndarray) -> None:
     view = memoryview(payload)
     tag = view[0] if len(view) else None
     if tag == RAW:
-        copy_raw(view[1:], flat)
+        copy_raw(_checked_raw(view), flat)
     elif tag == ZSTD:
         _unshuffle(_decompress(view[1:], flat.nbytes), flat)
         check_booleans(flat)
@@ -79,12 +83,19 @@ def decode_exact(payload: bytes | memoryview, flat: np.ndarray) -> None:
         raise ValueError("it is empty" if tag is None else f"unknown payload tag {tag}")
 
 
+def _checked_raw(payload: memoryview) -> memoryview:
+    body = payload[_RAW.size :]
+    if len(payload) < _RAW.size or _RAW.unpack_from(payload)[1] != zlib.crc32(body):
+        raise ValueError("its checksum does not match")
+    return body
+
+
 @functools.cache
-def _compressor(level: int) -> Any:
+def compressor(level: int) -> Any:
+    """A single-threaded Zstandard compressor, whose frames say their size and carry a checksum."""
     import zstandard
 
-    # No threads: a frame then depends on the data and the level alone.
-    return zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+    return zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=True)
 
 
 def _shuffle(x: np.ndarray) -> np.ndarray:
@@ -104,7 +115,9 @@ def _decompress(frame: memoryview, size: int) -> bytes:
         claimed = zstandard.get_frame_parameters(frame).content_size
         if claimed != size:  # an unknown size reads as 2^64 - 1
             raise ValueError(f"it claims {claimed} bytes where {size} are expected")
-        # a frame of known size is refused by the library when it holds more or fewer bytes than it says
-        return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+        planes = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ValueError(f"Zstandard refuses it: {error}") from None
+    if len(planes) != size:
+        raise ValueError(f"it holds {len(planes)} bytes where {size} are expected")
+    return planes

@@ -16,7 +16,9 @@ import numpy as np
 from fedbound.errors import InputError
 
 #: Number of each dtype in payloads and messages: its place in this tuple. Only ever appended to.
-DTYPES = tuple(np.dtype(code) for code in ("<f4", "<f8", "<f2", "i1", "<i2", "<i4", "<i8", "u1", "<u2", "<u4", "<u8", "?"))
+DTYPES = tuple(
+    np.dtype(code) for code in ("<f4", "<f8", "<f2", "i1", "<i2", "<i4", "<i8", "u1", "<u2", "<u4", "<u8", "?")
+)
 
 RAW, ZSTD, LOSSY = 0, 1, 2
 _SEAL = struct.Struct("<BBQI")

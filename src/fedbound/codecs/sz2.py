@@ -18,11 +18,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fedbound.codecs.bounded import Bounded
+from fedbound.codecs.lossless import compressor
 from fedbound.errors import InputError
 from fedbound.registry import CODECS, Options
 
 _ABS = 0  # sz.h: error bound mode
 _VERSION = bytes((2, 1, 12))  # SZ ends the whole process when a stream opens with another version
+_UNWRITTEN = 19  # in the parameters that a stream opens with; uninitialised memory otherwise
+_LEVEL = 3  # SZ2's own level of the Zstandard frame around a stream, unless all values are alike
+_ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 _LOCK = threading.Lock()  # SZ2 keeps its parameters in globals, and ctypes lets go of the interpreter's lock
 
 
@@ -46,15 +50,18 @@ class Sz2(Bounded):
         self._library = _load()
 
     def _compress(self, flat: np.ndarray, bound: float) -> bytes:
+        if bound < np.finfo(flat.dtype).tiny:
+            raise ValueError("SZ2 crashes on subnormal bounds")
         length = c_size_t()
         with _LOCK:
             address = self._library.SZ_compress_args(
                 _kind(flat), flat.ctypes.data, ctypes.byref(length), _ABS, bound, 0.0, 0.0, 0, 0, 0, 0, flat.size
             )
-            return _take(address, length.value)
+            return _settled(_take(address, length.value))
 
     def _decompress(self, body: memoryview, flat: np.ndarray) -> None:
-        if bytes(body[:3]) != _VERSION:
+        opening = _unframed(body, len(_VERSION)) if body[:4] == _ZSTD_MAGIC else bytes(body[: len(_VERSION)])
+        if opening != _VERSION:
             raise ValueError("its stream is not of SZ 2.1.12")
         stream = bytes(body)
         with _LOCK:
@@ -63,6 +70,24 @@ class Sz2(Bounded):
                 raise ValueError("SZ2 returned nothing")
             ctypes.memmove(flat.ctypes.data, address, flat.nbytes)
             _free(address)
+
+
+def _settled(stream: bytes) -> bytes:
+    """The stream with the one byte that SZ2 never writes set to 0, as the same values must give the same bytes."""
+    framed = stream.startswith(_ZSTD_MAGIC)
+    inner = bytearray(_unframed(memoryview(stream)) if framed else stream)
+    inner[_UNWRITTEN] = 0
+    return compressor(_LEVEL).compress(inner) if framed else bytes(inner)
+
+
+def _unframed(frame: memoryview, length: int = -1) -> bytes:
+    """The first `length` bytes of what a Zstandard frame holds; all of them for -1."""
+    import zstandard
+
+    try:
+        return zstandard.ZstdDecompressor().stream_reader(frame).read(length)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"Zstandard refuses it: {error}") from None
 
 
 def _kind(flat: np.ndarray) -> int:
@@ -78,9 +103,12 @@ def _take(address: int | None, length: int) -> bytes:
 
 
 def _free(address: int) -> None:
-    free = ctypes.CDLL(None).free
-    free.argtypes = [c_void_p]
-    free(address)
+    _libc().free(c_void_p(address))
+
+
+@functools.cache
+def _libc() -> Any:
+    return ctypes.CDLL(None)
 
 
 @functools.cache
@@ -88,10 +116,12 @@ def _load() -> Any:
     # the package itself is not imported: it would register all its filters with HDF5
     found = importlib.util.find_spec("hdf5plugin")
     if found is None or not found.submodule_search_locations:
-        raise InputError("the codec 'sz2' needs the package 'hdf5plugin'; install it with: pip install 'fedbound[sz2]'")
+        raise InputError(
+            "the codec 'sz2' needs the package 'hdf5plugin'; install it with: pip install 'fedbound[codecs]'"
+        )
     files = sorted(Path(found.submodule_search_locations[0]).glob("plugins/libh5sz.*"))
     if not files:
-        raise InputError("this hdf5plugin holds no libh5sz; install one from PyPI: pip install 'fedbound[sz2]'")
+        raise InputError("this hdf5plugin holds no libh5sz; install one from PyPI: pip install 'fedbound[codecs]'")
     library = ctypes.CDLL(str(files[0]))
     library.SZ_Init.argtypes = [c_char_p]
     library.SZ_compress_args.restype = c_void_p

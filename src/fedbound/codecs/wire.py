@@ -10,12 +10,13 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import Any
 
 import numpy as np
 
+from fedbound.codecs.payload import DTYPES
 from fedbound.errors import MessageError
 
 MAGIC = b"FBND"
@@ -51,15 +52,14 @@ class Flags(IntFlag):
     CHECKPOINT = 4
 
 
-DTYPES = tuple(
-    np.dtype(name)
-    for name in ("<f4", "<f8", "<f2", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
-)
 FIELDS = (
     "samples", "steps", "train_loss", "test_samples", "test_correct", "test_loss", "validation_samples",
     "validation_correct", "train_seconds", "evaluate_seconds", "encode_seconds", "wait_seconds", "memory_bytes",
     "error_over_bound", "violations", "residual_norm", "raw_bytes", "checkpoint_label",
 )  # fmt: skip  # a field's index here is its number on the wire: append only
+# whole numbers >= 0; of the others only losses may be infinite or NaN, as those of a diverged training are
+COUNTS = frozenset(name for name in FIELDS if name.endswith(("samples", "correct", "bytes"))) | {"steps", "violations"}
+LOSSES = frozenset(name for name in FIELDS if name.endswith("loss"))
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Message:
     records: list[Record]
     fields: dict[str, float]
     text: str = ""
-    flags: Flags = Flags(0)
+    flags: Flags = field(default=Flags(0))
 
 
 @dataclass(frozen=True)
@@ -106,26 +106,40 @@ class Header:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a receiver is ready for: `expected` gives shape and dtype of each record by name index."""
+    """What a receiver is ready for.
+
+    Attributes:
+        expected: shape and dtype of each record by name index; None where any will do.
+        records: most records in a message.
+        bytes: most bytes in a message.
+    """
 
     expected: Sequence[tuple[tuple[int, ...], np.dtype]] | None = None
     records: int = 1 << 20
+    bytes: int = 1 << 40
 
 
 def pack(message: Message) -> bytearray:
-    """The message's bytes.
+    """The message's bytes; each payload is copied once.
 
     Raises:
         ValueError: a dtype, field or number has no place in the format.
     """
-    text = message.text.encode()[:MAX_TEXT]
-    payload = sum(len(record.payload) for record in message.records)
+    try:
+        return _pack(message)
+    except struct.error as error:
+        raise ValueError(f"a number of the message has no place in the wire format: {error}") from None
+
+
+def _pack(message: Message) -> bytearray:
+    text = message.text.encode(errors="replace")[:MAX_TEXT]
+    payload = sum(memoryview(record.payload).nbytes for record in message.records)
     header = _HEADER.pack(
         MAGIC, VERSION, message.kind, int(message.flags), message.sender, message.round, message.model_version,
         len(message.records), len(message.fields), len(text), payload,
     )  # fmt: skip
     parts: list[Any] = [header, b"\0" * _CRC.size]
-    parts += [_FIELD.pack(FIELDS.index(key), float(value)) for key, value in message.fields.items()]
+    parts += [_FIELD.pack(FIELDS.index(key), _field_value(key, value)) for key, value in message.fields.items()]
     parts.append(text)
     for record in message.records:
         parts.append(_record_head(record))
@@ -135,11 +149,18 @@ def pack(message: Message) -> bytearray:
     return buffer
 
 
+def _field_value(name: str, value: float) -> float:
+    value = float(value)
+    if name not in LOSSES and not math.isfinite(value):
+        raise ValueError(f"the field {name!r} is {value}, which is not finite")
+    if name in COUNTS and (value < 0 or value % 1):
+        raise ValueError(f"the field {name!r} is {value}, which is no count")
+    return value
+
+
 def _record_head(record: Record) -> bytes:
-    code = DTYPES.index(np.dtype(record.dtype).newbyteorder("<"))
-    head = _RECORD.pack(
-        record.name, code, len(record.shape), record.codec, record.codec_version, record.bound, len(record.payload)
-    )
+    code, length = DTYPES.index(np.dtype(record.dtype).newbyteorder("<")), memoryview(record.payload).nbytes
+    head = _RECORD.pack(record.name, code, len(record.shape), record.codec, record.codec_version, record.bound, length)
     return head + struct.pack(f"<{len(record.shape)}Q", *record.shape)
 
 
@@ -159,6 +180,8 @@ def peek(buffer: bytes | bytearray | memoryview) -> Header:
     magic, version, kind, flags, sender, *numbers = _HEADER.unpack_from(buffer)
     if magic != MAGIC:
         raise MessageError("a message does not begin as one of fedbound; it is rejected")
+    if sender < -1:
+        raise MessageError(f"a message names the impossible sender {sender}; it is rejected")
     who = _who(sender)
     if version != VERSION:
         raise MessageError(f"{who} has wire version {version} and this fedbound speaks {VERSION}; use one version")
@@ -181,10 +204,12 @@ def unpack(buffer: bytes | bytearray | memoryview, *, limits: Limits) -> Message
     """
     header = peek(buffer)
     who = _who(header.sender)
-    view = memoryview(buffer)
+    view = memoryview(buffer).toreadonly()
     fixed = _START + header.fields * _FIELD.size + header.text + header.records * _RECORD.size
     if header.fields > len(FIELDS) or header.text > MAX_TEXT or header.records > limits.records:
         raise MessageError(f"{who} claims more fields, text or records than allowed; it is rejected")
+    if max(len(view), fixed + header.payload) > limits.bytes:
+        raise MessageError(f"{who} is larger than the {limits.bytes} bytes allowed; it is rejected")
     if fixed + header.payload > len(view):
         raise MessageError(f"{who} is truncated at {len(view)} bytes; it is rejected")
     (crc,) = _CRC.unpack_from(view, _HEADER.size)
@@ -196,9 +221,14 @@ def unpack(buffer: bytes | bytearray | memoryview, *, limits: Limits) -> Message
         key, value = _FIELD.unpack_from(view, at)
         if key >= len(FIELDS):
             raise MessageError(f"{who} has the unknown field {key}; it is rejected")
-        fields[FIELDS[key]] = value
+        if FIELDS[key] in fields:
+            raise MessageError(f"{who} has the field {FIELDS[key]!r} twice; it is rejected")
+        try:
+            fields[FIELDS[key]] = _field_value(FIELDS[key], value)
+        except ValueError as error:
+            raise MessageError(f"{who}: {error}; it is rejected") from None
         at += _FIELD.size
-    text = bytes(view[at : at + header.text]).decode(errors="replace")
+    text = str(view[at : at + header.text], "utf-8", "replace")
     heads, at = _heads(view, at + header.text, header, who)
     records = []
     for name, dtype, shape, codec, version, bound, length in heads:
@@ -209,9 +239,7 @@ def unpack(buffer: bytes | bytearray | memoryview, *, limits: Limits) -> Message
         at += length
     if at != len(view):
         raise MessageError(f"{who} has {len(view) - at} bytes too many; it is rejected")
-    return Message(
-        header.kind, header.sender, header.round, header.model_version, records, fields, text, header.flags
-    )
+    return Message(header.kind, header.sender, header.round, header.model_version, records, fields, text, header.flags)
 
 
 def _heads(view: memoryview, at: int, header: Header, who: str) -> tuple[list[tuple[Any, ...]], int]:

@@ -35,7 +35,7 @@ class Zfp(Bounded):
     def __init__(self, options: ZfpOptions | None = None):
         super().__init__()
         self.options = options or ZfpOptions()
-        self._zfpy = require("zfpy", self.name, "zfp")
+        self._zfpy = require("zfpy", self.name, "codecs")
 
     def _compress(self, flat: np.ndarray, bound: float) -> Any:
         # without zfp's own header: its shape and mode would have to be distrusted

@@ -18,19 +18,23 @@ import numpy as np
 
 from fedbound import schemas, study
 from fedbound.artifacts import Artifact, Column, Field, Schema, Table, canonical, read, stamp
-from fedbound.errors import ArtifactError
+from fedbound.errors import ArtifactError, InputError
 from fedbound.plan import STAGES
 from fedbound.report import comparison, labels, recommend
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one table of study.h5 comes from: the stage, its table, and the schema where no artifact has it."""
+    """Where one table of study.h5 comes from: the stage, its table, the schema where no artifact has it, the keys.
+
+    An optional table is one that not every artifact of the stage has.
+    """
 
     stage: str
     table: str
     schema: Schema
     keys: tuple[str, ...]
+    optional: bool = False
 
 
 _RUN = ("stem", "setting", "algorithm", "codec", "bound", "seed")
@@ -57,7 +61,7 @@ SOURCES = {
     "profile_link": Source("profile", "link", schemas.PROFILE_LINK, _PROFILE),
     "simulations": Source("simulate", "summary", schemas.SIMULATION_SUMMARY, _SIMULATION),
     "simulation_rounds": Source("simulate", "rounds", schemas.SIMULATION_ROUNDS, _SIMULATION),
-    "validation": Source("simulate", "validation", schemas.SIMULATION_VALIDATION, _SIMULATION),
+    "validation": Source("simulate", "validation", schemas.SIMULATION_VALIDATION, _SIMULATION, optional=True),
     "privacy": Source("privacy", "results", schemas.PRIVACY_RESULTS, ("stem", "setting", "seed")),
 }
 PARTS = ("download", "compute", "codec", "upload", "server")
@@ -84,8 +88,11 @@ def run(scenario: study.CollectScenario, inputs: Mapping[str, Path], allow_holes
         allow_holes: take a study with missing or unreadable artifacts; they become rows of status `missing`.
 
     Raises:
+        InputError: there are no inputs.
         ArtifactError: an artifact is missing, damaged, of another stage or study; the sentence names the file.
     """
+    if not inputs:
+        raise InputError("collect needs the study's artifacts; give --input plan=PLAN.json")
     found = describe(_read_all(scenario.study, inputs, allow_holes))
     tables: dict[str, Table] = {"scenarios": _scenarios(found)}
     for name, source in SOURCES.items():
@@ -141,8 +148,9 @@ def _order(key: str) -> tuple[int, list[tuple[int, float, str]]]:
     stage, _, stem = key.partition("/")
     if stage not in STAGES:
         raise ArtifactError(f"the input {key!r} names no stage; possible: {', '.join(STAGES[:-1])}")
-    words = re.findall(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?|\D+", stem.rpartition("_")[0]) + [stem]
-    return STAGES.index(stage), [(0, float(w), "") if w[0].isdigit() and w != stem else (1, 0.0, w) for w in words]
+    words = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", stem.rpartition("_")[0])  # odd positions hold the numbers
+    natural = [(0, float(word), "") if i % 2 else (1, 0.0, word) for i, word in enumerate(words)]
+    return STAGES.index(stage), [*natural, (1, 0.0, stem)]
 
 
 # ---- keys -----------------------------------------------------------------------------------------------------------
@@ -324,6 +332,8 @@ def concatenate(source: Source, found: Sequence[Scenario]) -> Table:
     Raises:
         ArtifactError: an artifact lacks the table, or has other columns than the others.
     """
+    if source.optional:
+        found = [one for one in found if source.table in _artifact(one).tables]
     tables = [_table_of(source, one) for one in found]
     fields = {name: column.field for name, column in tables[0].items()} if tables else source.schema.fields
     for one, table in zip(found, tables, strict=True):

@@ -280,11 +280,8 @@ def _simulated(simulations: Table, setting: str) -> dict[tuple[str, str, int], f
     """Mean predicted round time in seconds by scheduler, case and clients."""
     times: dict[tuple[str, str, int], list[float]] = {}
     for row in np.flatnonzero(simulations["setting"].values == setting):
-        key = (
-            *(str(simulations[k].values[row]) for k in ("scheduler", "case")),
-            int(simulations["clients"].values[row]),
-        )
-        times.setdefault(key, []).append(float(simulations["round_seconds"].values[row]))
+        scheduler, case, clients = (simulations[key].values[row] for key in ("scheduler", "case", "clients"))
+        times.setdefault((scheduler, case, int(clients)), []).append(simulations["round_seconds"].values[row])
     return {key: float(np.mean(values)) for key, values in sorted(times.items())}
 
 

@@ -49,7 +49,7 @@ class Round:
         start: when the first of its models was dispatched.
         end: when the new model was ready.
         download: from dispatch to model received.
-        compute: evaluation and training.
+        compute: evaluation, training and what else the client does.
         codec: encoding.
         upload: from update ready to update received.
         server: from the last arrival to the new model.
@@ -176,7 +176,7 @@ class _Federation:
         self.down = _Admission(engine, Direction.DOWN, _doubles(workload.down_bytes), star.slots)
         self.up = _Admission(engine, Direction.UP, _doubles(workload.up_bytes), star.slots)
         self.train = _doubles(workload.train_seconds)
-        self.evaluate = _doubles(workload.evaluate_seconds)
+        self.unscaled = _doubles(workload.evaluate_seconds + workload.other_seconds)
         self.encode = _doubles(workload.encode_seconds)
         self.status = bytearray(count)
         self.computing = array("d", bytes(8 * count))
@@ -256,7 +256,7 @@ class _Federation:
                 raise ValueError(f"client {client} was dispatched at {start} s while it is still at work")
             self.status[client] = _BUSY
             self.dispatched[client] = start
-            self.computing[client] = self.train[client] * share + self.evaluate[client]
+            self.computing[client] = self.train[client] * share + self.unscaled[client]
             self.down.request(client, self.occupy(self.workload.message_seconds) - self.engine.now)
 
     def aggregate(self, silos: Sequence[int]) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedbound import artifacts, schemas
 from fedbound.artifacts import Artifact, Table
 from fedbound.errors import InputError
-from fedbound.federation import schedulers
-from fedbound.federation.schedulers import Scheduler
 from fedbound.simulation.driver import Result, simulate
-from fedbound.simulation.workload import check_match, deployment, population
+from fedbound.simulation.validation import make_scheduler, validation
+from fedbound.simulation.workload import check_match, population
 from fedbound.study import SimulateScenario
 
 
@@ -35,7 +32,7 @@ def run(scenario: SimulateScenario, inputs: Mapping[str, Path]) -> Artifact:
     """
     profile, measured = _inputs(scenario, inputs)
     workload, star = population(profile, measured, scenario.simulation)
-    scheduler = _scheduler(scenario.simulation.scheduler, scenario.simulation.rounds, scenario.simulation.seed)
+    scheduler = make_scheduler(scenario.simulation.scheduler, scenario.simulation.rounds, scenario.simulation.seed)
     started = time.perf_counter()
     result = simulate(workload, star, scheduler, scenario.simulation.engine)
     seconds = time.perf_counter() - started
@@ -76,11 +73,6 @@ def _inputs(scenario: SimulateScenario, inputs: Mapping[str, Path]) -> tuple[Art
     return profile, measured
 
 
-def _scheduler(choice: Mapping[str, Any], rounds: int, seed: int) -> Scheduler:
-    options = dict(choice)
-    return schedulers.get(options.pop("name"), rounds=rounds, seed=seed, **options)
-
-
 def _rounds(result: Result) -> Table:
     columns = schemas.SIMULATION_ROUNDS.fields
     return schemas.SIMULATION_ROUNDS.columns({key: [getattr(r, key) for r in result.rounds] for key in columns})
@@ -108,47 +100,3 @@ def _summary(
         "wall_seconds": wall_seconds,
     }
     return schemas.SIMULATION_SUMMARY.table([row])
-
-
-def validation(profile: Artifact, run: Artifact) -> Table:
-    """Predict the measured run from its profile, by its own scheduler, and set the two side by side.
-
-    The fluid engine does it whatever the scenario's engine is: SimGrid's TCP model has no place on one machine.
-    """
-    workload, star = deployment(profile, run)
-    training = run.scenario["training"]
-
-    def predict(**changes: float) -> Result:
-        scheduler = _scheduler(training["scheduler"], training["rounds"], run.scenario["seed"])
-        return simulate(workload, dataclasses.replace(star, **changes), scheduler)  # type: ignore[arg-type]
-
-    shared, free = predict(), predict(server_up=np.inf, server_down=np.inf)
-    rows = [_compared("round", _median_round(shared), _median_round(free), _measured(run))]
-    for index, silo in enumerate(sorted(profile["costs"]["silo"])):
-        predicted, alone = float(shared.arrivals[index]), float(free.arrivals[index])
-        rows.append(_compared(f"arrival of silo {silo}", predicted, alone, _measured(run, silo)))
-    # A silo that never trained has no arrival, on either side.
-    return schemas.SIMULATION_VALIDATION.table([row for row in rows if np.isfinite(row["error"])])
-
-
-def _median_round(result: Result) -> float:
-    return float(np.median([one.seconds for one in result.rounds]))
-
-
-def _compared(quantity: str, predicted: float, no_contention: float, measured: float) -> dict[str, Any]:
-    return {
-        "quantity": quantity,
-        "predicted": predicted,
-        "measured": measured,
-        "error": (predicted - measured) / measured,
-        "no_contention": no_contention,
-    }
-
-
-def _measured(run: Artifact, silo: int | None = None) -> float:
-    """Median round time, or median arrival of one silo; the first round pays for warming up and is left out."""
-    rows, column = (run["rounds"], "seconds") if silo is None else (run["silos"], "arrival_seconds")
-    rows = rows[rows["round"] >= min(2, rows["round"].max())]
-    if silo is not None:
-        rows = rows[rows["silo"] == silo]
-    return float(rows[column].median())

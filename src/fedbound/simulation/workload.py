@@ -34,6 +34,7 @@ class Workload:
         aggregate_seconds: server time to fold one decoded update.
         message_seconds: server time for each message that is neither decoding nor folding.
         steps: local steps that train_seconds stands for; a scheduler that asks for other steps scales by them.
+        other_seconds: (n,) float64, what else a round costs a client: loading the model, packing, saving.
 
     Raises:
         InputError: a time is negative, a size not positive, or either no finite number.
@@ -48,10 +49,11 @@ class Workload:
     aggregate_seconds: float = 0.0
     message_seconds: float = 0.0
     steps: float = 1.0
+    other_seconds: PerClient = 0.0
 
     def __post_init__(self) -> None:
         count = len(np.atleast_1d(self.train_seconds))
-        for key in ("train_seconds", "encode_seconds", "evaluate_seconds"):
+        for key in ("train_seconds", "encode_seconds", "evaluate_seconds", "other_seconds"):
             object.__setattr__(self, key, vector(key, getattr(self, key), count, "seconds from 0", lambda x: x >= 0))
         for key in ("up_bytes", "down_bytes"):
             object.__setattr__(self, key, vector(key, getattr(self, key), count, "bytes above 0", lambda x: x > 0))
@@ -98,10 +100,10 @@ def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tupl
 
     Training time is the median over silos of their profiled time, times `compute_scale`, times lognormal(0,
     compute_spread); bandwidth is `client_bandwidth` times lognormal(0, bandwidth_spread). All training times are drawn
-    first, then all bandwidths. Payloads are the run's mean messages.
+    first, then all bandwidths. Payloads are the run's mean messages, in whole bytes (SimGrid moves no fractions).
     """
     count = simulation.clients
-    costs, server = _costs(profile), profile["server"].iloc[0]
+    costs, server = silo_costs(profile), profile["server"].iloc[0]
     silos = run["silos"]
     draw = np.random.default_rng(simulation.seed)
     train = draw.lognormal(0, simulation.compute_spread, count)
@@ -112,9 +114,9 @@ def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tupl
     workload = Workload(
         train_seconds=train,
         encode_seconds=costs["encode_seconds"].median(),
-        evaluate_seconds=costs["evaluate_seconds"].median() / _evaluate_every(run),
-        up_bytes=silos["bytes_up"].mean(),
-        down_bytes=silos["bytes_down"].mean(),
+        evaluate_seconds=costs["evaluate_seconds"].median() / evaluate_every(run),
+        up_bytes=round(silos["bytes_up"].mean()),
+        down_bytes=round(silos["bytes_down"].mean()),
         decode_seconds=costs["decode_seconds"].median(),
         aggregate_seconds=float(server["aggregate_seconds"]),
         message_seconds=float(server["message_seconds"]),
@@ -123,41 +125,11 @@ def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tupl
     return workload, Star(capacity, capacity, bandwidth, simulation.latency)
 
 
-def deployment(profile: Artifact, run: Artifact) -> tuple[Workload, Star]:
-    """The study's own MPI run: each silo's profiled costs and link, no TCP, one server that all links meet in.
-
-    The server's link is as fast as the fastest silo's: on one machine every message is copied by the server's process.
-    """
-    costs, server = _costs(profile), profile["server"].iloc[0]
-    sizes = run["silos"].groupby("silo")[["bytes_up", "bytes_down"]].mean().reindex(costs["silo"])
-    workload = Workload(
-        train_seconds=_array(costs, "train_seconds"),
-        encode_seconds=_array(costs, "encode_seconds"),
-        # Medians are compared, and the median round has an evaluation only if every round has.
-        evaluate_seconds=_array(costs, "evaluate_seconds") if _evaluate_every(run) == 1 else 0.0,
-        up_bytes=_array(sizes, "bytes_up"),
-        down_bytes=_array(sizes, "bytes_down"),
-        decode_seconds=costs["decode_seconds"].mean(),
-        aggregate_seconds=float(server["aggregate_seconds"]),
-        message_seconds=float(server["message_seconds"]),
-        steps=costs["steps"].mean(),
-    )
-    bandwidth = _array(costs, "bandwidth")
-    latency = np.maximum(_array(costs, "latency"), 0)  # a fitted line may cross below zero
-    fastest = float(bandwidth.max())
-    star = Star(
-        fastest, fastest, bandwidth, latency, goodput_factor=1, latency_factor=1, weight_s=None, tcp_gamma=np.inf
-    )
-    return workload, star
-
-
-def _costs(profile: Artifact) -> pd.DataFrame:
+def silo_costs(profile: Artifact) -> pd.DataFrame:
+    """The profile's table "costs", one row per silo, in the order of silos."""
     return profile["costs"].sort_values("silo")
 
 
-def _array(frame: pd.DataFrame, column: str) -> np.ndarray:
-    return frame[column].to_numpy(np.float64)
-
-
-def _evaluate_every(run: Artifact) -> int:
+def evaluate_every(run: Artifact) -> int:
+    """Rounds between two evaluations of the run."""
     return int(run.scenario["training"]["evaluate_every"])

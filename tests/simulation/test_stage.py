@@ -1,0 +1,280 @@
+"""The stage: population and prediction from small artifacts made here, whose right answers are known."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedbound import artifacts, schemas, study
+from fedbound.artifacts import Artifact, Schema, Table
+from fedbound.errors import ArtifactError, InputError
+from fedbound.simulation import Star, Workload, simulate, stage
+from fedbound.simulation.validation import deployment, make_scheduler, silo_overhead, validation
+from fedbound.simulation.workload import population
+
+SILOS = 3
+TRAIN = [1.0, 2.0, 4.0]
+UP, DOWN = 1000, 8000
+BANDWIDTH = [1e6, 2e6, 1e6]
+
+
+def filled(schema: Schema, rows: list[dict[str, Any]]) -> Table:
+    """A table whose columns not given are empty: zeros or ''."""
+    blank: Mapping[str, Any] = {key: "" if f.dtype == "str" else 0 for key, f in schema.fields.items()}
+    return schema.table([{**blank, **row} for row in rows])
+
+
+@pytest.fixture
+def scenarios() -> tuple[study.SimulateScenario, study.ProfileScenario, study.TrainScenario]:
+    """Of one study with three silos: simulate, profile, train."""
+    config = study.parse(
+        {
+            "study": "test",
+            "seeds": [0],
+            "data": {"silos": SILOS},
+            "exchange": {"codec": "none"},
+            "training": {"rounds": 4},
+            "simulation": {"clients": SILOS, "rounds": 2, "seed": 3},
+        }
+    )
+    data, model, training, exchange = config.data[0], config.model[0], config.training[0], config.exchange[0]
+    local = study.LocalTraining(**{key: getattr(training, key) for key in study.LocalTraining.model_fields})
+    return (
+        study.SimulateScenario(study="test", silos=SILOS, exchange=exchange, simulation=config.simulation[0]),
+        study.ProfileScenario(
+            study="test", data=data, model=model, training=local, exchange=exchange, profiling=config.profiling[0]
+        ),
+        study.TrainScenario(study="test", data=data, model=model, training=training, exchange=exchange, seed=0),
+    )
+
+
+@pytest.fixture
+def profile(scenarios: tuple[Any, study.ProfileScenario, Any]) -> Artifact:
+    costs = [
+        {
+            "silo": k,
+            "steps": 10,
+            "train_seconds": TRAIN[k],
+            "evaluate_seconds": 0.1,
+            "encode_seconds": 0.2,
+            "decode_seconds": 0.01,
+            "latency": 0.001,
+            "bandwidth": BANDWIDTH[k],
+        }
+        for k in reversed(range(SILOS))
+    ]
+    silos = [{"round": 1, "silo": k, "up_bytes": UP, "down_bytes": DOWN} for k in range(SILOS)]
+    server = {"aggregate_seconds": 0.002, "message_seconds": 0.0005}
+    tables = {
+        "silos": filled(schemas.PROFILE_SILOS, silos),
+        "costs": filled(schemas.PROFILE_COSTS, costs),
+        "server": filled(schemas.PROFILE_SERVER, [server]),
+    }
+    return Artifact("profile", "test", scenarios[1].model_dump(mode="json"), None, tables)
+
+
+@pytest.fixture
+def run(scenarios: tuple[Any, Any, study.TrainScenario]) -> Artifact:
+    """Row 0 is the initial model; round 1 is slow, as first rounds are; then 5 s, 5 s and 6 s."""
+    seconds = [0.0, 50.0, 5.0, 5.0, 6.0]
+    rounds = [{"round": r, "seconds": s} for r, s in enumerate(seconds)]
+    silos = [
+        {
+            "round": r,
+            "silo": k,
+            "bytes_up": UP,
+            "bytes_down": DOWN,
+            "arrival_seconds": 40.0 if r == 1 else TRAIN[k] + 0.5,
+        }
+        for r in range(1, 5)
+        for k in range(SILOS)
+    ]
+    tables = {"rounds": filled(schemas.RUN_ROUNDS, rounds), "silos": filled(schemas.RUN_SILOS, silos)}
+    return Artifact("train", "test", scenarios[2].model_dump(mode="json"), 0, tables)
+
+
+def inputs(folder: Path, profile: Artifact, run: Artifact) -> dict[str, Path]:
+    paths = {"profile": folder / "profile.h5", "run": folder / "run.h5"}
+    artifacts.write(paths["profile"], profile)
+    artifacts.write(paths["run"], run)
+    return paths
+
+
+def altered(scenario: study.SimulateScenario, **changes: Any) -> study.SimulateScenario:
+    values = scenario.model_dump(mode="json")
+    values["simulation"] |= changes
+    return study.SimulateScenario(**values)
+
+
+def test_the_artifact(tmp_path: Path, scenarios: tuple[Any, ...], profile: Artifact, run: Artifact) -> None:
+    paths = inputs(tmp_path, profile, run)
+    made = stage.run(scenarios[0], paths)
+    artifacts.write(tmp_path / "simulation.h5", made)
+    found = artifacts.read(tmp_path / "simulation.h5", "simulate")
+    assert list(found) == ["rounds", "summary", "validation"]
+    assert found.seed == 3
+    assert found.inputs == {"profile": profile.content_digest(), "run": run.content_digest()}
+    for name, schema in (
+        ("rounds", schemas.SIMULATION_ROUNDS),
+        ("summary", schemas.SIMULATION_SUMMARY),
+        ("validation", schemas.SIMULATION_VALIDATION),
+    ):
+        assert list(found.tables[name]) == list(schema.fields)
+    assert list(found["rounds"]["round"]) == [1, 2]
+    summary = found["summary"].iloc[0]
+    assert summary["engine"].startswith("fluid: exact")
+    assert (summary["up_bytes"], summary["down_bytes"]) == (UP, DOWN)
+    assert summary["round_seconds"] == pytest.approx(found["rounds"]["seconds"].mean())
+
+
+def test_round_times_are_those_of_the_drawn_population(
+    tmp_path: Path, scenarios: tuple[Any, ...], profile: Artifact, run: Artifact
+) -> None:
+    scenario = altered(scenarios[0], clients=50, server_bandwidth=10.0, client_bandwidth=2.0)
+    found = stage.run(scenario, inputs(tmp_path, profile, run))
+    draw = np.random.default_rng(3)
+    train = 2.0 * draw.lognormal(0, 0.5, 50)
+    bandwidth = 250_000 * draw.lognormal(0, 0.5, 50)
+    workload = Workload(train, 0.2, 0.1, UP, DOWN, 0.01, 0.002, 0.0005)
+    result = simulate(workload, Star(1.25e6, 1.25e6, bandwidth, 0.01), make_scheduler({"name": "sync"}, 2, 0))
+    np.testing.assert_allclose(found["rounds"]["end"], [r.end for r in result.rounds], rtol=1e-12)
+    assert "validation" not in list(found)
+
+
+def test_two_runs_have_the_same_content(
+    tmp_path: Path, scenarios: tuple[Any, ...], profile: Artifact, run: Artifact
+) -> None:
+    paths = inputs(tmp_path, profile, run)
+    first, second = (stage.run(scenarios[0], paths) for _ in range(2))
+    assert not artifacts.differences(first, second)
+    assert first.content_digest() == second.content_digest()
+    np.testing.assert_array_equal(first["rounds"]["end"], second["rounds"]["end"])
+
+
+def test_times_follow_the_profile_but_the_content_does_not(
+    tmp_path: Path, scenarios: tuple[Any, ...], profile: Artifact, run: Artifact
+) -> None:
+    """A second profiling measures other times; the digest that says what was computed stays."""
+    first = stage.run(scenarios[0], inputs(tmp_path, profile, run))
+    profile.tables["costs"]["train_seconds"].values[:] *= 1.1
+    second = stage.run(scenarios[0], inputs(tmp_path, profile, run))
+    assert (second["rounds"]["end"] > first["rounds"]["end"]).all()
+    assert first.content_digest() == second.content_digest()
+
+
+def test_predicted_against_measured(profile: Artifact, run: Artifact) -> None:
+    table = validation(profile, run)
+    rows = dict(zip(table["quantity"].values, range(4), strict=True))
+    assert list(rows) == ["round", "arrival of silo 0", "arrival of silo 1", "arrival of silo 2"]
+    measured = table["measured"].values
+    np.testing.assert_array_equal(measured, [5.0, 1.5, 2.5, 4.5])
+    # silo 2, uncontended: two messages of 0.5 ms before its own, latency twice, 9,000 bytes, and its work
+    alone = 3 * 0.0005 + 2 * 0.001 + 9000 / 1e6 + 4.0 + 0.1 + 0.2
+    assert table["no_contention"].values[3] == pytest.approx(alone, rel=1e-12)
+    # the round: one more message to take in, then three updates to decode and fold
+    assert table["no_contention"].values[0] == pytest.approx(alone + 0.0005 + 3 * 0.012, rel=1e-12)
+    assert (table["predicted"].values >= table["no_contention"].values).all()
+    np.testing.assert_allclose(table["error"].values, table["predicted"].values / measured - 1)
+
+
+def test_what_the_profile_cannot_explain_is_added_to_every_silo(profile: Artifact, run: Artifact) -> None:
+    """Both runs have the same messages here, so the prediction is the profile's own round, to the last digit."""
+    before = validation(profile, run)["predicted"].values
+    profile.tables["server"]["round_overhead_seconds"].values[:] = 0.5
+    after = validation(profile, run)["predicted"].values
+    assert after[0] == pytest.approx(4.0 + 0.1 + 0.2 + 0.5 + 3 * 0.012, rel=1e-12)
+    np.testing.assert_allclose(after - before, silo_overhead(profile), rtol=1e-9)
+    profile.tables["server"]["round_overhead_seconds"].values[:] = 0.0  # less than the messages take: nothing to add
+    assert silo_overhead(profile) == 0
+
+
+def test_a_shared_link_slows_the_deployment(profile: Artifact, run: Artifact) -> None:
+    run.tables["silos"]["bytes_up"].values[:] = 10_000_000
+    profile.tables["costs"]["train_seconds"].values[:] = 1.0
+    table = validation(profile, run)
+    assert table["predicted"].values[0] > 1.3 * table["no_contention"].values[0]
+
+
+def test_evaluations_count_as_often_as_they_happen(
+    scenarios: tuple[Any, ...], profile: Artifact, run: Artifact
+) -> None:
+    assert deployment(profile, run)[0].evaluate_seconds[0] == 0.1
+    run.scenario["training"]["evaluate_every"] = 4
+    assert deployment(profile, run)[0].evaluate_seconds[0] == 0  # the median round has none
+    assert population(profile, run, scenarios[0].simulation)[0].evaluate_seconds[0] == 0.025
+
+
+def test_one_round_is_better_than_none(profile: Artifact, run: Artifact) -> None:
+    run.tables = {
+        name: {
+            key: artifacts.Column(column.field, column.values[table["round"].values <= 1])
+            for key, column in table.items()
+        }
+        for name, table in run.tables.items()
+    }
+    assert validation(profile, run)["measured"].values[0] == 50
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("model",), {"name": "cnn"}, "model"),
+        (("data", "silos"), 7, "data"),
+        (("training", "batch_size"), 99, r"training\.batch_size"),
+        (("training", "local_epochs"), 9, r"training\.local_epochs"),
+        (("exchange", "codec"), {"name": "sz3"}, r"exchange\.codec"),
+    ],
+)
+def test_a_profile_of_other_work_is_refused(
+    tmp_path: Path,
+    scenarios: tuple[Any, ...],
+    profile: Artifact,
+    run: Artifact,
+    path: tuple[str, ...],
+    value: Any,
+    named: str,
+) -> None:
+    profile.scenario = copy.deepcopy(profile.scenario)
+    place = profile.scenario
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(InputError, match=rf"the profile was measured with {named} .* give the profile of the run's"):
+        stage.run(scenarios[0], inputs(tmp_path, profile, run))
+
+
+def test_a_run_of_another_scenario_is_refused(
+    tmp_path: Path, scenarios: tuple[Any, ...], profile: Artifact, run: Artifact
+) -> None:
+    paths = inputs(tmp_path, profile, run)
+    values = scenarios[0].model_dump(mode="json")
+    with pytest.raises(InputError, match=r"has 3 silos where the scenario has 5"):
+        stage.run(study.SimulateScenario(**{**values, "silos": 5}), paths)
+    other = study.SimulateScenario(**{**values, "exchange": {"codec": "sz3", "bound": 0.1}})
+    with pytest.raises(InputError, match=r"was made with exchange\.codec .* give the scenario's own run"):
+        stage.run(other, paths)
+
+
+def test_inputs_are_named(tmp_path: Path, scenarios: tuple[Any, ...], profile: Artifact, run: Artifact) -> None:
+    paths = inputs(tmp_path, profile, run)
+    with pytest.raises(InputError, match="simulate needs the input 'run'"):
+        stage.run(scenarios[0], {"profile": paths["profile"]})
+    with pytest.raises(ArtifactError, match="is a 'train' artifact where a 'profile' one is needed"):
+        stage.run(scenarios[0], {"profile": paths["run"], "run": paths["run"]})
+
+
+def test_an_unknown_engine_or_scheduler_is_refused_in_the_study() -> None:
+    for key, value in (("engine", "simgrit"), ("scheduler", "synk"), ("server_bandwidth", 0), ("client_bandwidth", -1)):
+        with pytest.raises(InputError, match=f"simulation.{key}"):
+            study.parse({"study": "test", "simulation": {key: value}})
+
+
+def test_a_profile_without_bandwidth_is_refused(profile: Artifact, run: Artifact) -> None:
+    profile.tables["costs"]["bandwidth"].values[:] = 0.0
+    with pytest.raises(InputError, match=r"client_bandwidth: 0 for client 0 is refused|server_up: 0"):
+        deployment(profile, run)

@@ -134,7 +134,8 @@ class Registry:
             options = {str(k): v for k, v in choice.items()}
             return options.pop("name"), options
         raise InputError(
-            f"a {self.kind} is a name or a mapping with the key 'name', not {shown(choice)}; "
+            f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind} is a name or a mapping with the key 'name', "
+            f"not {shown(choice)}; "
             f"possible: {', '.join(self.available())}"
         )
 

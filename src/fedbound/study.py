@@ -132,27 +132,19 @@ class Exchange(Section):
         default="rel", description="rel: times the value range (max - min) of each tensor; abs: as it is"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _only_what_matters(cls, values: Any) -> Any:
-        """A lossless codec has no bound and no residual: spellings that mean the same become the same scenario."""
-        if not isinstance(values, Mapping):
-            return values
-        try:
-            codec = CODECS.entry(CODECS.normalise(values.get("codec", "none"))["name"]).factory
-        except InputError:
-            return values  # the codec field itself reports it
-        # null says what an absent key says, so that both are the same scenario
-        values = {
-            k: v for k, v in values.items() if v is not None or k not in ("error_feedback", "bound", "bound_mode")
-        }
-        if codec.lossless:
-            values["error_feedback"] = None
-        if not codec.error_bounded:
-            values["bound"] = None
-        if values.get("bound", "calibrated") in ("calibrated", None):
-            values["bound_mode"] = None
-        return values
+    @model_validator(mode="after")
+    def _only_what_matters(self) -> Exchange:
+        """Spellings that mean the same become the same scenario.
+
+        An exact codec has no residual, one without error bound no bound; null says what an absent key says.
+        """
+        codec = CODECS.entry(self.codec["name"]).factory
+        bound = (self.bound if self.bound is not None else "calibrated") if codec.error_bounded else None
+        relative = (self.bound_mode or "rel") if isinstance(bound, float) else None
+        feedback = None if codec.lossless else self.error_feedback is not False
+        for key, value in (("bound", bound), ("bound_mode", relative), ("error_feedback", feedback)):
+            object.__setattr__(self, key, value)  # the model is frozen for all but its own validation
+        return self
 
     @model_validator(mode="after")
     def _positive_bound(self) -> Exchange:

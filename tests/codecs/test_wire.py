@@ -122,7 +122,8 @@ def replaced(**changes: object) -> wire.Message:
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"codec": 200}, "unknown codec 200"), ({"codec_version": 9}, "version 9"), ({"bound": float("nan")}, "bound nan"),
-    ({"bound": -1.0}, "bound -1"), ({"bound": float("inf")}, "bound inf"), ({"shape": (2**40,)}, "which the model has not"),
+    ({"bound": -1.0}, "bound -1"), ({"bound": float("inf")}, "bound inf"),
+    ({"shape": (2**40,)}, "which the model has not"),
     ({"shape": (2, 3)}, "which the model has not"), ({"dtype": np.dtype("<f8")}, "which the model has not"),
     ({"name": 5}, "which the model has not"),
 ])  # fmt: skip
@@ -150,7 +151,7 @@ def test_payloads_are_views():
 def test_impossible_fields_are_not_sent(field, value):
     message = sample()
     message.fields[field] = value
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         wire.pack(message)
 
 
@@ -175,7 +176,7 @@ def test_a_diverged_loss_is_a_result_and_travels():
 def test_oversized_messages_are_rejected_before_their_checksum():
     packed = wire.pack(sample())
     packed[-1] ^= 1
-    with pytest.raises(MessageError, match="silo 3.*100 bytes allowed"):
+    with pytest.raises(MessageError, match=r"silo 3.*100 bytes allowed"):
         wire.unpack(packed, limits=wire.Limits(bytes=100))
 
 

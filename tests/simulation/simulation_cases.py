@@ -34,7 +34,7 @@ def lognormal_star(count: int, capacity: float = TEN_GIGABIT, slots: int | None 
 
 
 def random_star(seed: int, count: int, slots: int | None = None) -> tuple[Workload, Star]:
-    """Everything differs between clients: times, sizes, bandwidths and latencies, hence weights; draws are continuous."""
+    """Everything differs between clients: times, sizes, bandwidths and latencies, so weights; draws are continuous."""
     draw = np.random.default_rng(seed)
     capacity = np.inf if draw.random() < 0.2 else 1e6 * count * draw.lognormal(-1, 1)
     workload = Workload(

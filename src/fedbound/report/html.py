@@ -42,7 +42,7 @@ $sections
 _STYLE = """
 :root { --ink: #1b1b1b; --quiet: #595959; --line: #d5d5d5; --tint: #f3f6f9; --accent: #0b5a8f; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 2rem 4rem; max-width: 1120px; color: var(--ink); background: #fff;
+body { margin: 0 auto; padding: 1.5rem 2rem 4rem; max-width: 1216px; color: var(--ink); background: #fff;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", Arial, sans-serif; }
 h1 { margin: 0; font-size: 1.9rem; overflow-wrap: anywhere; }
 h2 { margin: 2.6rem 0 .6rem; padding-top: .8rem; border-top: 2px solid var(--line); font-size: 1.4rem; }
@@ -57,9 +57,13 @@ figure img { display: block; width: 100%; max-width: 860px; height: auto; }
 figcaption { max-width: 860px; font-size: .92rem; }
 .table { overflow-x: auto; margin: .4rem 0 1.2rem; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .28rem .55rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+th, td { padding: .28rem .5rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+td { white-space: nowrap; }
 th { vertical-align: bottom; border-bottom: 2px solid var(--quiet); font-weight: 600; }
-th.text, td.text { text-align: left; overflow-wrap: anywhere; min-width: 4.5rem; }
+th.text, td.text { text-align: left; }
+td.text { white-space: normal; max-width: 30rem; overflow-wrap: break-word; }
+td.wide { max-width: none; }
+td.long { min-width: 14rem; overflow-wrap: anywhere; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--accent); }
 th small { display: block; color: var(--quiet); font-weight: 400; }
@@ -198,7 +202,7 @@ def _environment(study: Artifact) -> str:
         for key, values in frame[~frame.key.isin(["written"])].groupby("key", sort=True)
     ]
     rows += [("collected by", ", ".join(f"{key} {value}" for key, value in study.provenance.items() if value != ""))]
-    body = "".join(f'<tr><td class="text">{escape(k)}</td><td class="text">{escape(v)}</td></tr>' for k, v in rows)
+    body = "".join(f'<tr><td class="text">{escape(k)}</td><td class="text wide">{escape(v)}</td></tr>' for k, v in rows)
     head = '<tr><th class="text" scope="col">record</th><th class="text" scope="col">values (artifacts)</th></tr>'
     scenario = escape(json.dumps(study.scenario, indent=1))
     return (
@@ -216,7 +220,7 @@ def _counted(values: Any) -> list[str]:
 def _how_to(study: Artifact) -> str:
     rows = "".join(
         f'<tr><td class="text"><code>{escape(name)}</code></td><td>{_length(table)}</td>'
-        f'<td class="text">{escape(", ".join(table))}</td></tr>'
+        f'<td class="text wide">{escape(", ".join(table))}</td></tr>'
         for name, table in study.tables.items()
     )
     code = escape(
@@ -479,7 +483,8 @@ def _unit(unit: str, writer: Writer | None) -> str:
 
 def _cell(value: Any, writer: Writer | None) -> str:
     shown = writer(value) if writer else str(value)
-    kind = "" if writer else ' class="text"'
+    # A long name without spaces (a stem) may break anywhere; words may not.
+    kind = "" if writer else ' class="text long"' if len(shown) > 40 and " " not in shown else ' class="text"'
     return f'<td{kind} data-v="{escape(str(value))}">{escape(shown)}</td>'
 
 

@@ -181,6 +181,7 @@ def accuracy_by_bytes(frames: Frames) -> tuple[Any, str]:
         axes.plot(mean.sent, mean.accuracy * 100, label=setting, markevery=_every(len(mean)), **_style(i))
         axes.plot(mean.sent.iloc[-1:], mean.accuracy.iloc[-1:] * 100, **_style(i) | {"markersize": 10})
     axes.set(xlabel="sent so far, both ways, MB (log scale)", ylabel="test accuracy, %", xscale="log")
+    _plain(axes.xaxis)
     _legend(axes)
     return figure, f"Mean over seeds; the large mark is the last round.{_some(frames, kept)}"
 
@@ -230,6 +231,7 @@ def calibration(frames: Frames) -> tuple[Any, str]:
         axes.axhline(tolerance, color=GREY, linestyle="--", linewidth=1.2, label=f"tolerance {tolerance:g}")
     axes.set(xlabel="error bound, share of each tensor's range (log scale)", xscale="log")
     axes.set_ylabel("accuracy drop, percentage points")
+    _plain(axes.xaxis)
     _linear_near_zero(axes, probes["drop"], float(decisions.tolerance.max()))
     _legend(axes)
     return figure, "Drop against the uncompressed run of the same seed; small dots are single seeds."
@@ -247,10 +249,10 @@ def _linear_near_zero(axes: Any, drops: pd.Series, tolerance: float) -> None:
 
 def privacy(frames: Frames) -> tuple[Any, str]:
     results = _need(frames["privacy"], "Not shown: no privacy cell was collected (stage privacy).")
-    kinds = results.groupby(["clients", "dimension", "clip", "delta"], sort=False)
-    sizes = kinds.size()
-    clients, dimension, clip, _ = sizes.index[int(np.argmax(sizes))]
-    one = results[(results.clients == clients) & (results.dimension == dimension) & (results.clip == clip)]
+    kind = ["clients", "dimension", "clip", "delta"]
+    sizes = results.groupby(kind, sort=False).size()
+    clients, dimension, clip, delta = sizes.index[int(np.argmax(sizes))]
+    one = results[(results[kind] == (clients, dimension, clip, delta)).all(axis=1)]
     figure, axes = _axes()
     names = list(dict.fromkeys(one.setting))[:MOST]
     for i, name in enumerate(names):
@@ -265,7 +267,7 @@ def privacy(frames: Frames) -> tuple[Any, str]:
     return figure, (
         f"Error of the estimated mean of {clients:,} clients' vectors of {dimension:,} coordinates, norm at most "
         f"{clip:g}; bars are ±2 standard errors. Grey: the central analytic Gaussian mechanism at the same epsilon "
-        f"and delta.{more}"
+        f"and delta = {delta:g}.{more}"
     )
 
 
@@ -277,6 +279,16 @@ def _ticks(axis: Any, values: Iterable[float]) -> None:
             kept.append(value)
     axis.set_ticks(kept, labels=[f"{value:,g}" if value < 1e6 else f"{value:.0e}" for value in kept])
     axis.set_ticks([], minor=True)
+
+
+def _plain(axis: Any) -> None:
+    """Plain numbers on a log axis; 1-2-5 steps where it spans less than two decades, so that some tick is there."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
+    axis.set_major_formatter(lambda value, _position: text.number(value))
+    axis.set_minor_formatter(NullFormatter())
 
 
 # ---- simulation -----------------------------------------------------------------------------------------------------
@@ -297,6 +309,7 @@ def simulated_times(frames: Frames) -> tuple[Any, str]:
         axes.plot(mean.index, mean, label=label, **_style(i))
     axes.set(xscale="log", yscale="log", xlabel="clients (log scale)", ylabel="predicted round time, s (log scale)")
     _ticks(axes.xaxis, sorted(set(simulations.clients)))
+    _plain(axes.yaxis)
     _legend(axes)
     more = f" {MOST} of {len(lines)} series are shown; the tables have all." if len(lines) > MOST else ""
     return figure, f"All clients share the server's link; costs are those of the profile.{more}"
@@ -361,8 +374,11 @@ def predicted_against_measured(frames: Frames) -> tuple[Any, str]:
     span = np.array([low, high])
     axes.fill_between(span, span * 0.95, span * 1.05, color=GREY, alpha=0.2, linewidth=0, label="within 5 %")
     axes.plot(span, span, color=GREY, linewidth=1)
-    scale = "log" if low > 0 and high / low > 20 else "linear"
+    scale = "log" if low > 0 and high / low > 10 else "linear"
     axes.set(xlabel="measured, s", ylabel="predicted, s", xscale=scale, yscale=scale, xlim=span, ylim=span)
+    if scale == "log":
+        _plain(axes.xaxis)
+        _plain(axes.yaxis)
     _legend(axes)
     worst = text.percent(validation.error[validation.quantity == "round"].abs().max(), 0)
     return figure, f"The study's own run against its prediction; the largest error of a round's time is {worst}."
@@ -382,8 +398,8 @@ def codecs(frames: Frames) -> tuple[Any, str]:
         axes.plot(one.decode_rate / 1e6, one.ratio, label=f"{setting}, decoding", fillstyle="none", **style)
     axes.set(xscale="log", yscale="log", xlabel="speed, MB of raw values per second (log scale)")
     axes.set_ylabel("compression ratio (log scale)")
-    axes.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
-    axes.yaxis.set_minor_formatter(lambda value, _position: "")
+    _plain(axes.xaxis)
+    _plain(axes.yaxis)
     _legend(axes)
     return figure, "One mark per block of a real update, in an early and a late round; up and to the right is better."
 

@@ -138,9 +138,9 @@ class Advice:
         return next((c for c in self.candidates if chosen and c.setting == chosen.baseline), None)
 
     def pareto(self) -> Iterator[dict[str, Any]]:
-        """All settings with what the choice was made on."""
+        """All settings with what the choice was made on, the fewest bytes first."""
         front = on_front(self.candidates)
-        for candidate, undominated in zip(self.candidates, front, strict=True):
+        for candidate, undominated in sorted(zip(self.candidates, front, strict=True), key=lambda pair: pair[0].bytes):
             yield {
                 **{key: getattr(candidate, key) for key in _PARETO},
                 "acceptable": int(not candidate.objections(self.tolerance)),

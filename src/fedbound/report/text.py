@@ -34,13 +34,15 @@ def number(value: float, digits: int = 4) -> str:
         decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
         text = f"{value:,.{decimals}f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
-    return f"{value:.{max(0, min(digits, 3) - 1)}e}"
+    return f"{value:.3g}"
 
 
 def seconds(value: float) -> str:
     """A time: `3.2 ms`, `4.1 s`, `12 min`, `3.5 h`."""
     if not math.isfinite(value):
         return "–"
+    if value == 0:
+        return "0 s"
     for limit, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s"), (7200.0, 1 / 60, "min")):
         if abs(value) < limit:
             return f"{number(value * factor, 3)} {unit}"

@@ -1,5 +1,8 @@
 # fedbound: one study in, one answer out. The rules are thin: inputs, outputs, resources and one `fedbound` command.
-configfile: "config/config.yaml"
+if workflow.is_main_process:
+
+    # A job's own snakemake has the frozen plan: an edit of the study, even one that breaks it, does not reach it.
+    configfile: "config/config.yaml"
 
 
 include: "workflow/rules/common.smk"

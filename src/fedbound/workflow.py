@@ -12,11 +12,11 @@ from typing import Any
 from fedbound import plan, study
 from fedbound.errors import FedboundError
 
-PLAN_VARIABLE = "FEDBOUND_PLAN"
+PLAN_VARIABLE = "FEDBOUND_PLAN"  # in the environment and not in a rule's params: resources in it rerun nothing
 
 
-def frozen_plan(config: Mapping[str, Any], *, main: bool) -> tuple[plan.Plan, str]:
-    """The plan, and the file that holds it.
+def frozen_plan(config: Mapping[str, Any], *, main: bool) -> plan.Plan:
+    """The study's plan.
 
     Snakemake's main process makes the plan from the study, saves it and names the file in the environment. A job's own
     snakemake, on whatever node, loads that file: an edit of the study while jobs wait changes nothing under them.
@@ -26,7 +26,7 @@ def frozen_plan(config: Mapping[str, Any], *, main: bool) -> tuple[plan.Plan, st
     """
     try:
         if not main and os.environ.get(PLAN_VARIABLE):
-            return plan.Plan.load(os.environ[PLAN_VARIABLE]), os.environ[PLAN_VARIABLE]
+            return plan.Plan.load(os.environ[PLAN_VARIABLE])
         parsed = study.parse(config)
         study.check_data(parsed)
         made = plan.make(parsed)
@@ -35,7 +35,16 @@ def frozen_plan(config: Mapping[str, Any], *, main: bool) -> tuple[plan.Plan, st
         print(f"fedbound: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     os.environ[PLAN_VARIABLE] = str(path)
-    return made, str(path)
+    return made
+
+
+def find_own_commands() -> None:
+    """Put the folder of the running interpreter first on PATH.
+
+    `fedbound`, `python` and `mpiexec` are then found where nobody activated the environment, too; and as part of PATH,
+    not of a rule, the environment may move without making anything run again.
+    """
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
 def input_flags(job: plan.Job) -> str:

@@ -89,4 +89,5 @@ def test_results_equal_those_of_a_local_run(local: Path, on_slurm: Path) -> None
 def test_nothing_is_left_to_do_for_the_local_profile(repository: Path, on_slurm: Path) -> None:
     """Who moves between Slurm and a workstation computes nothing twice."""
     profile = ("--workflow-profile", str(repository / "workflow/profiles/default"))
-    assert "Nothing to be done" in snakemake(repository, on_slurm, dict(os.environ), *profile, "--dry-run")
+    planned = snakemake(repository, on_slurm, dict(os.environ), *profile, "--dry-run")
+    assert "Nothing to be done" in planned, planned

@@ -71,7 +71,7 @@ def test_finished_study_has_nothing_to_do(study):
     ({"profiling": {"repeats": 3}}, {"profile": 2, "simulate": 4, "collect": 1}),
     ({"training": {"rounds": 4}}, {"train": 2, "simulate": 4, "collect": 1}),
     ({"exchange": {"codec": ["none", "sz3", "lossless"]}}, {"profile": 1, "train": 1, "simulate": 2, "collect": 1}),
-    ({"resources": {"checkpoint_every": 1, "train": {"mem_mb": 2500}}}, {}),
+    ({"resources": {"checkpoint_every": 2, "train": {"mem_mb": 2500}}}, {}),
 ])  # fmt: skip
 def test_edits_plan_what_depends_on_them_and_nothing_else(study, edit, jobs):
     folder, config = study
@@ -84,8 +84,8 @@ def test_an_edit_while_jobs_wait_changes_nothing_under_them(study, tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text(yaml.safe_dump(config))
     arguments = [str(BIN / "snakemake"), "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path)]
-    arguments += ["--workflow-profile", str(ROOT / "workflow/profiles/default"), "--configfile", str(path), "privacies"]
-    arguments += ["runs"]
+    arguments += ["privacies", "runs", "--workflow-profile", str(ROOT / "workflow/profiles/default")]
+    arguments += ["--configfile", str(path)]
     with open(tmp_path / "out.txt", "w") as log:
         job = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from fedbound import workflow
@@ -11,13 +13,14 @@ STUDY = {"study": "x", "exchange": {"codec": ["none", "sz3"]}}
 
 def test_a_job_takes_the_frozen_plan_whatever_the_study_says_now(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(workflow.PLAN_VARIABLE, raising=False)
-    plan, path = workflow.frozen_plan(STUDY, main=True)
+    monkeypatch.setenv(workflow.PLAN_VARIABLE, "")
+    plan = workflow.frozen_plan(STUDY, main=True)
+    path = os.environ[workflow.PLAN_VARIABLE]
     edited = {**STUDY, "seeds": [9], "training": {"rounds": 1}}
-    assert workflow.frozen_plan(edited, main=False) == (plan, path)
-    assert workflow.frozen_plan({"nonsense": 1}, main=False) == (plan, path)
-    again, other = workflow.frozen_plan(edited, main=True)
-    assert other != path
+    assert workflow.frozen_plan(edited, main=False) == plan
+    assert workflow.frozen_plan({"nonsense": 1}, main=False) == plan
+    again = workflow.frozen_plan(edited, main=True)
+    assert os.environ[workflow.PLAN_VARIABLE] != path
     assert again != plan
 
 

@@ -20,7 +20,6 @@ rule collect:
         * attempt,
     params:
         scenario=plan.job("collect", "study").scenario_json,
-        plan=plan_file,
     shell:
-        "fedbound collect --scenario {params.scenario:q} --input plan={params.plan:q}"
+        'fedbound collect --scenario {params.scenario:q} --input plan="$FEDBOUND_PLAN"'
         " --out {output.study:q} > {log:q} 2>&1"

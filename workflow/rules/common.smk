@@ -1,15 +1,8 @@
 # What all rules share: the frozen plan, and three functions that look a job up in it.
-import os
-import sys
-from pathlib import Path
-
 from fedbound import workflow as fedbound_workflow
 
-# `fedbound` and `mpiexec` are found beside the interpreter that runs snakemake, also where nobody activated its
-# environment; as part of PATH, not of a rule, the path may move without making anything run again.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-
-plan, plan_file = fedbound_workflow.frozen_plan(config, main=workflow.is_main_process)
+fedbound_workflow.find_own_commands()
+plan = fedbound_workflow.frozen_plan(config, main=workflow.is_main_process)
 
 
 def inputs_of(stage):
@@ -24,12 +17,17 @@ def scenario_of(stage):
 
 def flags_of(stage):
     """Params function: the --input flags."""
-    return lambda wildcards: fedbound_workflow.input_flags(plan.job(stage, wildcards.scenario))
+    return lambda wildcards: fedbound_workflow.input_flags(
+        plan.job(stage, wildcards.scenario)
+    )
 
 
 def ranks_of(stage):
     """Resource function: one MPI rank for the server and one for each silo."""
-    return lambda wildcards: plan.job(stage, wildcards.scenario).scenario["data"]["silos"] + 1
+    return (
+        lambda wildcards: plan.job(stage, wildcards.scenario).scenario["data"]["silos"]
+        + 1
+    )
 
 
 def asks(stage, key):

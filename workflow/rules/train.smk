@@ -16,10 +16,10 @@ rule train:
         tasks=ranks_of("train"),
         mem_mb_per_cpu=asks("train", "mem_mb"),
         runtime=asks("train", "runtime"),
+        checkpoint_every=plan.resources["checkpoint_every"],
     params:
         scenario=scenario_of("train"),
         inputs=flags_of("train"),
-        checkpoint_every=plan.resources["checkpoint_every"],
     shell:
         "OMP_NUM_THREADS={threads} {resources.mpi} -n {resources.tasks} python -m mpi4py -m fedbound train"
-        " --scenario {params.scenario:q} {params.inputs} --checkpoint-every {params.checkpoint_every} --out {output:q} > {log:q} 2>&1"
+        " --scenario {params.scenario:q} {params.inputs} --checkpoint-every {resources.checkpoint_every} --out {output:q} > {log:q} 2>&1"

@@ -270,6 +270,10 @@ def _count(value: float) -> str:
     return f"{int(value):,}"
 
 
+def _known(value: float) -> str:
+    return _count(value) if value >= 0 else "–"
+
+
 # The columns that the page shows of each table, and how; the rest is in study.h5 and the CSV files.
 _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
     "pareto": (
@@ -425,10 +429,10 @@ _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
         {
             "stage": None,
             "setting": None,
-            "seed": _count,
+            "seed": _known,
             "mechanism": None,
             "epsilon": text.number,
-            "clients": _count,
+            "clients": _known,
             "scheduler": None,
             "status": None,
             "stem": None,
@@ -486,8 +490,3 @@ def _cell(value: Any, writer: Writer | None) -> str:
     # A long name without spaces (a stem) may break anywhere; words may not.
     kind = "" if writer else ' class="text long"' if len(shown) > 40 and " " not in shown else ' class="text"'
     return f'<td{kind} data-v="{escape(str(value))}">{escape(shown)}</td>'
-
-
-def tables_shown() -> Sequence[str]:
-    """Names of the tables that the page shows."""
-    return tuple(_SHOWN)

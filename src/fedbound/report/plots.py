@@ -108,10 +108,10 @@ def _need(frame: pd.DataFrame, sentence: str) -> pd.DataFrame:
     return frame
 
 
-def _axes(width: float = 8.0, height: float = 4.2) -> tuple[Any, Any]:
+def _axes(height: float = 4.2) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # without pyplot: no display, no global state, nothing to close
 
-    figure = Figure(figsize=(width, height))
+    figure = Figure(figsize=(8.0, height))
     return figure, figure.subplots()
 
 
@@ -241,6 +241,7 @@ def _linear_near_zero(axes: Any, drops: pd.Series, tolerance: float) -> None:
     """Drops from a fraction of a point to the whole accuracy: linear up to twice the tolerance, then logarithmic."""
     if drops.max() > 10 * tolerance:
         axes.set_yscale("symlog", linthresh=2 * tolerance)
+        axes.set_ylim(bottom=min(0.0, drops.min()) - tolerance / 4)
         axes.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
 
 
@@ -352,7 +353,7 @@ def predicted_against_measured(frames: Frames) -> tuple[Any, str]:
         frames["validation"],
         "Not shown: no simulation has as many clients as the training run has silos (stage simulate).",
     )
-    figure, axes = _axes(width=7.0, height=4.8)
+    figure, axes = _axes(height=5.0)
     settings = list(dict.fromkeys(validation.setting))[:MOST]
     for i, setting in enumerate(settings):
         one = validation[validation.setting == setting]

@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_cases import collect_scenario, whole_study, written
+
+from fedbound import artifacts
+from fedbound.errors import ArtifactError
+from fedbound.report import html, plots, stage, text
+from fedbound.report.summary import WIDTH, summary
+
+HOSTILE = "</title><script>alert('x')</script> & \"<img src=x onerror=alert(1)>"
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced and collects what a browser would fetch, run and show."""
+
+    def __init__(self, content: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.ids: list[str] = []
+        self.feed(content)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value or "" for key, value in attrs if key == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def of(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+@pytest.fixture(scope="session")
+def page(collected: artifacts.Artifact) -> str:
+    return html.render(collected)
+
+
+@pytest.fixture(scope="session")
+def drawn(collected: artifacts.Artifact) -> dict[str, list[plots.Plot]]:
+    return plots.make({name: collected[name] for name in collected})
+
+
+def test_the_page_is_well_formed(page: str) -> None:
+    parsed = Page(page)
+    assert page.startswith("<!DOCTYPE html>")
+    assert parsed.open == []
+    assert len(parsed.ids) == len(set(parsed.ids))
+    targets = [a["href"] for a in parsed.of("a")]
+    assert all(target and target[0] == "#" and target[1:] in parsed.ids for target in targets)
+    assert len(targets) == 9
+
+
+def test_the_page_fetches_nothing(page: str) -> None:
+    parsed = Page(page)
+    assert parsed.of("link") == parsed.of("iframe") == []
+    for tag, attributes in parsed.tags:
+        for key in ("src", "href", "srcset", "data", "poster", "action"):
+            value = attributes.get(key) or ""
+            assert value.startswith(("data:", "#", "")), (tag, key)
+            assert not re.match(r"\s*(https?:|//|file:|javascript:)", value), (tag, key, value)
+    assert "url(" not in page
+    assert "@import" not in page
+    policy = next(a["content"] for a in parsed.of("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_hostile_text_is_shown_and_not_run(tmp_path: Path, inputs: dict[str, Path]) -> None:
+    """A title, a mechanism's name and a host's name that try to be markup."""
+    found = whole_study()
+    found["privacy/mechanism-gaussian_epsilon-1_v0"].scenario["privacy"]["mechanism"]["name"] = HOSTILE
+    found["privacy/mechanism-gaussian_epsilon-1_v0"].provenance["host"] = HOSTILE
+    paths = written(tmp_path / "in", found)
+    stage.run(collect_scenario(title=HOSTILE), paths, tmp_path / "study.h5")
+    content = (tmp_path / "report.html").read_text()
+    parsed = Page(content)
+    assert parsed.open == []
+    assert len(parsed.of("script")) == 1
+    assert all((a["src"] or "").startswith("data:image/") for a in parsed.of("img"))
+    assert content.count("&lt;script&gt;alert(") >= 4
+    assert not any(key.startswith("on") for _, attributes in parsed.tags for key in attributes)
+
+
+def test_the_recommendation_comes_first(page: str) -> None:
+    first = page.index('class="choice"')
+    assert page.index("<main>") < first < page.index("Run &#x27;sz3 calibrated&#x27;") < page.index("<img")
+
+
+def test_every_plot_is_drawn_and_none_is_empty(drawn: dict[str, list[plots.Plot]]) -> None:
+    found = [plot for section in drawn.values() for plot in section]
+    assert [plot.name for plot in found] == [
+        "accuracy-by-round",
+        "accuracy-by-bytes",
+        "accuracy-by-silo",
+        "calibration",
+        "privacy",
+        "round-time",
+        "time-shares",
+        "validation",
+        "codecs",
+    ]
+    for plot in found:
+        assert plot.source.startswith(("data:image/svg+xml;base64,", "data:image/png;base64,"))
+        assert plot.question.endswith("?")
+
+
+@pytest.mark.parametrize("entry", [entry for entries in plots._SECTIONS.values() for entry in entries])
+def test_a_plot_shows_every_setting_and_names_its_axes(entry: tuple, collected: artifacts.Artifact) -> None:
+    """Marks lie inside the axes, and each of several series has its own colour, marker and legend entry."""
+    figure, caption = entry[2]({name: collected[name] for name in collected})
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert axes.get_xlabel()
+    assert caption.endswith(".")
+    assert len(figure.legends[0].get_texts()) >= 2
+    sizes = [label.get_fontsize() for label in (*axes.get_xticklabels(), *figure.legends[0].get_texts())]
+    assert min(sizes) >= 9
+    low, high = axes.get_xlim()
+    inside = [
+        np.any((line.get_xdata() >= low) & (line.get_xdata() <= high)) for line in axes.lines if len(line.get_xdata())
+    ]
+    assert all(inside)
+    assert inside or axes.patches
+
+
+def test_without_its_stage_a_plot_is_a_sentence(collected: artifacts.Artifact) -> None:
+    frames = {name: collected[name].iloc[:0] for name in collected}
+    for section in plots.make(frames).values():
+        for plot in section:
+            assert plot.source == ""
+            assert re.match(r"Not shown: .*\(stage (train|calibrate|privacy|simulate|profile)\)\.", plot.caption)
+
+
+@pytest.mark.parametrize("only", ["train", "privacy", "profile", "calibrate", "simulate"])
+def test_a_report_of_one_stage_alone(only: str, tmp_path: Path) -> None:
+    found = {name: one for name, one in whole_study().items() if one.stage == only}
+    artifact = stage.run(collect_scenario(), written(tmp_path / "in", found), tmp_path / "study.h5")
+    content = (tmp_path / "report.html").read_text()
+    assert Page(content).open == []
+    assert content.count("Not shown:") == {"train": 6, "privacy": 8, "profile": 8, "calibrate": 8, "simulate": 6}[only]
+    artifacts.write(tmp_path / "study.h5", artifact)
+    assert summary(tmp_path / "study.h5")
+
+
+def test_many_settings_are_told_as_a_part(tmp_path: Path) -> None:
+    """Twenty bounds: a plot shows eight at most, the uncompressed and the recommended one among them, and says so."""
+    from report_cases import NONE, SZ3, train
+
+    runs = {f"train/n{seed}": train(NONE, seed, 0.95, 10_000) for seed in range(2)}
+    for i in range(20):
+        exchange = {**SZ3, "bound": 0.01 * (i + 1), "bound_mode": "rel"}
+        runs |= {f"train/b{i}_{seed}": train(exchange, seed, 0.95, 9_000 - 10 * i) for seed in range(2)}
+    artifact = stage.run(collect_scenario(), written(tmp_path / "in", runs), tmp_path / "study.h5")
+    frames = {name: artifact[name] for name in artifact}
+    kept = plots.shown(frames)
+    assert len(kept) == plots.MOST
+    assert {"uncompressed", "sz3 0.2"} <= set(kept)
+    assert "8 of 21 settings are shown" in (tmp_path / "report.html").read_text()
+
+
+def test_csv_files_equal_the_tables(tmp_path: Path, inputs: dict[str, Path]) -> None:
+    artifact = stage.run(collect_scenario(), inputs, tmp_path / "study.h5")
+    assert not (tmp_path / "study.h5").exists()
+    names = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert names == {f"{name}.csv" for name in artifact} | {"columns.csv"}
+    for name in artifact:
+        read = pd.read_csv(tmp_path / "tables" / f"{name}.csv", keep_default_na=False, na_values={}, dtype=str)
+        assert list(read) == list(artifact.tables[name])
+        for key, column in artifact.tables[name].items():
+            texts = read[key].tolist()
+            if column.field.dtype == "str":
+                assert texts == column.values.tolist()
+            else:
+                values = np.array([float(t) if t else np.nan for t in texts])
+                np.testing.assert_array_equal(values, column.values)
+    with open(tmp_path / "tables" / "columns.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(len(table) for table in artifact.tables.values())
+    for row in rows:
+        field = artifact.tables[row["table"]][row["column"]].field
+        assert (row["unit"], row["description"], row["measured"]) == (
+            field.unit,
+            field.description,
+            str(int(field.measured)),
+        )
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "report.html"
+    stage.replace(target, "old")
+
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ArtifactError, match="No space left"):
+        stage.replace(target, "new")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_summary_has_the_main_figures_in_100_columns(tmp_path: Path, collected: artifacts.Artifact) -> None:
+    path = tmp_path / "study.h5"
+    artifacts.write(path, collected)
+    (tmp_path / "report.html").write_text("")
+    said = summary(path)
+    lines = said.splitlines()
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= WIDTH
+    row = next(line for line in lines if line.startswith("sz3 calibrated") and "±" in line)
+    assert row.split() == "sz3 calibrated 94.7 ± 0.9 % 89.7 % 20x 2.5 MB 0.33 (≤ 0.59)".split()
+    assert any("0.178 of each tensor's range" in line for line in lines)
+    assert any(line.split() == "epsilon 1, delta 1e-05 gaussian 0.00011 1.1 32".split() for line in lines)
+    assert any(line.split() == "sz3 calibrated 50 ms 1.25 s 2.08 min".split() for line in lines) or "62.5 ms" in said
+    assert any(line.startswith("own run, sz3 calibrated: predicted") and "(+4 %)" in line for line in lines)
+    assert f"report  {tmp_path / 'report.html'}" in lines
+    assert f"data    {path}" in lines
+    assert lines[-1].startswith("Run 'sz3 calibrated'")
+
+
+def test_a_long_settings_name_does_not_widen_the_summary(tmp_path: Path) -> None:
+    from report_cases import NONE, TRAINING, train
+
+    runs = {
+        f"train/{i}": train(NONE, 0, 0.9, 1000, training={**TRAINING, "algorithm": {"name": "a" * 150 + str(i)}})
+        for i in range(2)
+    }
+    artifact = stage.run(collect_scenario(), written(tmp_path / "in", runs), tmp_path / "study.h5")
+    artifacts.write(tmp_path / "study.h5", artifact)
+    table = summary(tmp_path / "study.h5").split("\n\n")[1]
+    assert max(map(len, table.splitlines())) <= WIDTH
+
+
+@pytest.mark.parametrize(
+    ("written_as", "expected"),
+    [
+        (text.size(999), "999 B"),
+        (text.size(999_600), "1 MB"),
+        (text.size(1_234_567), "1.23 MB"),
+        (text.size(float("nan")), "–"),
+        (text.number(0.00012345), "0.0001235"),
+        (text.number(1234567.0), "1,234,567"),
+        (text.number(1e-5), "1e-05"),
+        (text.seconds(0.0032), "3.2 ms"),
+        (text.seconds(90.0), "90 s"),
+        (text.seconds(7200.0), "2 h"),
+        (text.points(-0.001), "0.00"),
+        (text.percent(0.9625), "96.2 %"),
+        (text.count(1, "seed"), "1 seed"),
+        (text.count(10_000, "client"), "10,000 clients"),
+    ],
+)
+def test_figures_are_written_for_people(written_as: str, expected: str) -> None:
+    assert written_as == expected
+
+
+# ---- in a real browser ----------------------------------------------------------------------------------------------
+
+_MEASURE = """<script>
+window.addEventListener('load', function () {
+  var root = document.documentElement, images = Array.from(document.images);
+  var inner = Array.from(document.querySelectorAll('.table')).filter(function (t) {
+    return t.scrollWidth > t.clientWidth + 1; });
+  var blocks = Array.from(document.querySelectorAll('main section > *'));
+  var overlaps = blocks.filter(function (block, i) {
+    var next = blocks[i + 1];
+    return next && block.getBoundingClientRect().bottom > next.getBoundingClientRect().top + 1; });
+  document.body.setAttribute('data-measured', [root.scrollWidth, root.clientWidth, inner.length,
+    images.filter(function (i) { return i.naturalWidth > 300; }).length, overlaps.length].join(' '));
+});
+</script></body>"""
+
+
+def browser() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    pytest.skip("no chromium on PATH; install it to look at the report")
+
+
+def chromium(folder: Path, *arguments: str) -> str:
+    """Run headless chromium without network traffic of its own; returns its standard output."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command = [browser(), *flags, f"--user-data-dir={folder / 'profile'}", "--window-size=1280,900", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+@pytest.mark.smoke
+def test_the_report_in_a_browser(tmp_path: Path, page: str) -> None:
+    """At 1280 px nothing scrolls sideways, all nine plots are decoded, no block overlaps the next."""
+    pytest.importorskip("PIL")
+    from PIL import Image
+
+    original = tmp_path / "report.html"
+    original.write_text(page, encoding="utf-8")
+    probe = tmp_path / "probe.html"
+    probe.write_text(page.replace("</body>", _MEASURE), encoding="utf-8")
+    dom = chromium(tmp_path, "--virtual-time-budget=5000", "--dump-dom", probe.as_uri())
+    found = re.search(r'data-measured="([\d ]+)"', dom)
+    assert found is not None
+    width, view, inner, images, overlaps = map(int, found[1].split())
+    assert (width, inner, images, overlaps) == (view, 0, 9, 0)
+    assert view == 1280
+    shot = tmp_path / "report.png"
+    chromium(tmp_path, "--window-size=1280,3000", f"--screenshot={shot}", original.as_uri())
+    with Image.open(shot) as image:
+        assert image.width == 1280
+        grey = np.asarray(image.convert("L"))
+    assert 0.01 < (grey < 128).mean() < 0.5  # ink on paper: neither blank nor black
+    assert (grey[:, :20] > 250).all()
+    assert (grey[:, -20:] > 250).all()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from fedbound import plan, reference, study
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_page_is_in_sync():
-    assert (ROOT / "docs/study.md").read_text() == reference.markdown(), "run python -m fedbound.reference > docs/study.md"
+    mend = "run python -m fedbound.reference > docs/study.md"
+    assert (ROOT / "docs/study.md").read_text() == reference.markdown(), mend
 
 
 def test_every_key_has_a_meaning():

@@ -118,7 +118,9 @@ def _scenario(stage: str, text: str) -> Any:
         try:
             source = Path(text).read_text(encoding="utf-8")
         except OSError as error:
-            raise InputError(f"--scenario: cannot read {text!r} ({error.strerror}); give JSON or a file of it") from None
+            raise InputError(
+                f"--scenario: cannot read {text!r} ({error.strerror}); give JSON or a file of it"
+            ) from None
     try:
         return model.model_validate(json.loads(source))
     except ValueError as error:

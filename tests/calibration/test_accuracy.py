@@ -101,9 +101,8 @@ def test_stage_is_deterministic_and_its_answer_is_supported_by_its_probes():
 def test_refusals_are_one_sentence():
     with pytest.raises(InputError, match="calibration.smallest"):
         stage.run(scenario(smallest=0.9, tolerance=0.01), {})
+    s = scenario()
     with pytest.raises(InputError, match="data.validation"):
-        s = scenario()
         stage.run(s.model_copy(update={"data": study.Data(silos=3, validation=0.0)}), {})
     with pytest.raises(InputError, match="learning_rate"):
-        s = scenario()
         stage.run(s.model_copy(update={"training": study.LocalTraining(learning_rate=1e38)}), {})

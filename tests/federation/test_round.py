@@ -50,7 +50,7 @@ def test_fedavg_equals_a_plain_reference():
     weights = state.get_state(module)
     for round_ in range(3):
         locals_, samples = [], []
-        for number, silo in enumerate(assembly.federation.silos):
+        for number, silo in enumerate(assembly.silos.silos):
             state.set_state(module, weights)
             training.train(module, silo.train, s.training, round_seed(s.seed, number, round_))
             locals_.append(state.get_state(module))

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from report_cases import BYTES_DOWN, NONE, SZ3, collect_scenario, train, written
 
@@ -59,7 +60,7 @@ def test_settings_are_means_over_seeds(collected: artifacts.Artifact) -> None:
     assert (one.bytes_up, one.bytes_down) == (10_000_000, BYTES_DOWN)
 
 
-def comparisons(folder: Path, runs: dict[str, artifacts.Artifact]):  # noqa: ANN201 - a pandas frame
+def comparisons(folder: Path, runs: dict[str, artifacts.Artifact]) -> pd.DataFrame:
     return collect.run(collect_scenario(), written(folder, {f"train/{k}": v for k, v in runs.items()}))["comparisons"]
 
 

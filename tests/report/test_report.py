@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_cases import collect_scenario, whole_study, written
+from report_cases import NONE, SZ3, TRAINING, collect_scenario, privacy, train, written
 
 from fedbound import artifacts
 from fedbound.errors import ArtifactError
@@ -51,11 +51,6 @@ def page(collected: artifacts.Artifact) -> str:
     return html.render(collected)
 
 
-@pytest.fixture(scope="session")
-def drawn(collected: artifacts.Artifact) -> dict[str, list[plots.Plot]]:
-    return plots.make({name: collected[name] for name in collected})
-
-
 def test_the_page_is_well_formed(page: str) -> None:
     parsed = Page(page)
     assert page.startswith("<!DOCTYPE html>")
@@ -72,8 +67,7 @@ def test_the_page_fetches_nothing(page: str) -> None:
     for tag, attributes in parsed.tags:
         for key in ("src", "href", "srcset", "data", "poster", "action"):
             value = attributes.get(key) or ""
-            assert value.startswith(("data:", "#", "")), (tag, key)
-            assert not re.match(r"\s*(https?:|//|file:|javascript:)", value), (tag, key, value)
+            assert value == "" or value.startswith(("data:image/", "#")), (tag, key, value)
     assert "url(" not in page
     assert "@import" not in page
     policy = next(a["content"] for a in parsed.of("meta") if a.get("http-equiv") == "Content-Security-Policy")
@@ -81,12 +75,12 @@ def test_the_page_fetches_nothing(page: str) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_hostile_text_is_shown_and_not_run(tmp_path: Path, inputs: dict[str, Path]) -> None:
+def test_hostile_text_is_shown_and_not_run(tmp_path: Path) -> None:
     """A title, a mechanism's name and a host's name that try to be markup."""
-    found = whole_study()
-    found["privacy/mechanism-gaussian_epsilon-1_v0"].scenario["privacy"]["mechanism"]["name"] = HOSTILE
-    found["privacy/mechanism-gaussian_epsilon-1_v0"].provenance["host"] = HOSTILE
-    paths = written(tmp_path / "in", found)
+    hostile = privacy("gaussian", 1.0, 1e-4)
+    hostile.scenario["privacy"]["mechanism"]["name"] = HOSTILE
+    hostile.provenance = {"host": HOSTILE}
+    paths = written(tmp_path / "in", {"privacy/hostile": hostile})
     stage.run(collect_scenario(title=HOSTILE), paths, tmp_path / "study.h5")
     content = (tmp_path / "report.html").read_text()
     parsed = Page(content)
@@ -102,9 +96,9 @@ def test_the_recommendation_comes_first(page: str) -> None:
     assert page.index("<main>") < first < page.index("Run &#x27;sz3 calibrated&#x27;") < page.index("<img")
 
 
-def test_every_plot_is_drawn_and_none_is_empty(drawn: dict[str, list[plots.Plot]]) -> None:
-    found = [plot for section in drawn.values() for plot in section]
-    assert [plot.name for plot in found] == [
+def test_every_plot_is_drawn(page: str) -> None:
+    images = Page(page).of("img")
+    assert [image["class"] for image in images] == [
         "accuracy-by-round",
         "accuracy-by-bytes",
         "accuracy-by-silo",
@@ -115,9 +109,10 @@ def test_every_plot_is_drawn_and_none_is_empty(drawn: dict[str, list[plots.Plot]
         "validation",
         "codecs",
     ]
-    for plot in found:
-        assert plot.source.startswith(("data:image/svg+xml;base64,", "data:image/png;base64,"))
-        assert plot.question.endswith("?")
+    for image in images:
+        assert (image["src"] or "").startswith(("data:image/svg+xml;base64,", "data:image/png;base64,"))
+        assert "?" in (image["alt"] or "")
+    assert "Not shown:" not in page
 
 
 @pytest.mark.parametrize("entry", [entry for entries in plots._SECTIONS.values() for entry in entries])
@@ -147,21 +142,21 @@ def test_without_its_stage_a_plot_is_a_sentence(collected: artifacts.Artifact) -
             assert re.match(r"Not shown: .*\(stage (train|calibrate|privacy|simulate|profile)\)\.", plot.caption)
 
 
-@pytest.mark.parametrize("only", ["train", "privacy", "profile", "calibrate", "simulate"])
-def test_a_report_of_one_stage_alone(only: str, tmp_path: Path) -> None:
-    found = {name: one for name, one in whole_study().items() if one.stage == only}
-    artifact = stage.run(collect_scenario(), written(tmp_path / "in", found), tmp_path / "study.h5")
+@pytest.mark.parametrize(
+    ("only", "missing"), [("train", 6), ("privacy", 8), ("profile", 8), ("calibrate", 8), ("simulate", 6)]
+)
+def test_a_report_of_one_stage_alone(only: str, missing: int, tmp_path: Path, inputs: dict[str, Path]) -> None:
+    own = {name: path for name, path in inputs.items() if name.startswith(f"{only}/")}
+    artifact = stage.run(collect_scenario(), own, tmp_path / "study.h5")
     content = (tmp_path / "report.html").read_text()
     assert Page(content).open == []
-    assert content.count("Not shown:") == {"train": 6, "privacy": 8, "profile": 8, "calibrate": 8, "simulate": 6}[only]
+    assert content.count("Not shown:") == missing
     artifacts.write(tmp_path / "study.h5", artifact)
-    assert summary(tmp_path / "study.h5")
+    assert summary(tmp_path / "study.h5").startswith("Study synthetic")
 
 
 def test_many_settings_are_told_as_a_part(tmp_path: Path) -> None:
     """Twenty bounds: a plot shows eight at most, the uncompressed and the recommended one among them, and says so."""
-    from report_cases import NONE, SZ3, train
-
     runs = {f"train/n{seed}": train(NONE, seed, 0.95, 10_000) for seed in range(2)}
     for i in range(20):
         exchange = {**SZ3, "bound": 0.01 * (i + 1), "bound_mode": "rel"}
@@ -174,9 +169,17 @@ def test_many_settings_are_told_as_a_part(tmp_path: Path) -> None:
     assert "8 of 21 settings are shown" in (tmp_path / "report.html").read_text()
 
 
-def test_csv_files_equal_the_tables(tmp_path: Path, inputs: dict[str, Path]) -> None:
-    artifact = stage.run(collect_scenario(), inputs, tmp_path / "study.h5")
-    assert not (tmp_path / "study.h5").exists()
+def test_the_stage_leaves_study_h5_to_its_caller(tmp_path: Path, inputs: dict[str, Path]) -> None:
+    """Its presence means that all the rest is there, so it comes last."""
+    bounds = {name: path for name, path in inputs.items() if name.startswith("calibrate/")}
+    artifact = stage.run(collect_scenario(), bounds, tmp_path / "study.h5")
+    assert artifact.stage == "collect"
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "tables"}
+
+
+def test_csv_files_equal_the_tables(tmp_path: Path, collected: artifacts.Artifact) -> None:
+    artifact = collected
+    stage.write_tables(artifact, tmp_path / "tables")
     names = {path.name for path in (tmp_path / "tables").iterdir()}
     assert names == {f"{name}.csv" for name in artifact} | {"columns.csv"}
     for name in artifact:
@@ -223,10 +226,10 @@ def test_the_summary_has_the_main_figures_in_100_columns(tmp_path: Path, collect
     lines = said.splitlines()
     assert max(len(line) for line in lines if str(tmp_path) not in line) <= WIDTH
     row = next(line for line in lines if line.startswith("sz3 calibrated") and "±" in line)
-    assert row.split() == "sz3 calibrated 94.7 ± 0.9 % 89.7 % 20x 2.5 MB 0.33 (≤ 0.59)".split()
+    assert " ".join(row.split()) == "sz3 calibrated 94.7 ± 0.9 % 89.7 % 20x 2.5 MB 0.33 (≤ 0.59)"
     assert any("0.178 of each tensor's range" in line for line in lines)
-    assert any(line.split() == "epsilon 1, delta 1e-05 gaussian 0.00011 1.1 32".split() for line in lines)
-    assert any(line.split() == "sz3 calibrated 50 ms 1.25 s 2.08 min".split() for line in lines) or "62.5 ms" in said
+    assert "epsilon 1, delta 1e-05 gaussian 0.00011 1.1 32" in [" ".join(line.split()) for line in lines]
+    assert "sz3 calibrated 50 ms 1.25 s 2.08 min" in [" ".join(line.split()) for line in lines]
     assert any(line.startswith("own run, sz3 calibrated: predicted") and "(+4 %)" in line for line in lines)
     assert f"report  {tmp_path / 'report.html'}" in lines
     assert f"data    {path}" in lines
@@ -234,8 +237,6 @@ def test_the_summary_has_the_main_figures_in_100_columns(tmp_path: Path, collect
 
 
 def test_a_long_settings_name_does_not_widen_the_summary(tmp_path: Path) -> None:
-    from report_cases import NONE, TRAINING, train
-
     runs = {
         f"train/{i}": train(NONE, 0, 0.9, 1000, training={**TRAINING, "algorithm": {"name": "a" * 150 + str(i)}})
         for i in range(2)
@@ -253,7 +254,7 @@ def test_a_long_settings_name_does_not_widen_the_summary(tmp_path: Path) -> None
         (text.size(999_600), "1 MB"),
         (text.size(1_234_567), "1.23 MB"),
         (text.size(float("nan")), "–"),
-        (text.number(0.00012345), "0.0001235"),
+        (text.number(0.00012346), "0.0001235"),
         (text.number(1234567.0), "1,234,567"),
         (text.number(1e-5), "1e-05"),
         (text.seconds(0.0032), "3.2 ms"),

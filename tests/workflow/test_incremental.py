@@ -21,7 +21,9 @@ def snakemake(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     arguments = [str(BIN / "snakemake"), "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     arguments += ["--workflow-profile", str(ROOT / "workflow/profiles/default"), "--configfile", str(folder / "s.yaml")]
     environment = {k: v for k, v in os.environ.items() if k != "FEDBOUND_PLAN"}
-    return subprocess.run([*arguments, *more], capture_output=True, text=True, timeout=400, env=environment, check=False)
+    return subprocess.run(
+        [*arguments, *more], capture_output=True, text=True, timeout=400, env=environment, check=False
+    )
 
 
 def planned(folder: Path, config: dict) -> dict[str, int]:

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedbound import data, study
+from fedbound import study
+from fedbound.data import Federation, federation
 from fedbound.exchange import bounds as rules
 from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.uplink import Uplink
@@ -41,11 +42,11 @@ class Assembly:
     exchange: study.Exchange
     seed: int
     bounds: Artifact | None = None
-    source: data.Federation | None = None
+    source: Federation | None = None
 
     @cached_property
-    def federation(self) -> data.Federation:
-        return self.source or data.federation(self.data)
+    def silos(self) -> Federation:
+        return self.source or federation(self.data)
 
     @cached_property
     def layout(self) -> Layout:
@@ -60,7 +61,7 @@ class Assembly:
         from fedbound import models
 
         one_thread_per_rank()
-        return models.build(self.model, self.federation.shape, self.federation.classes, self.seed)
+        return models.build(self.model, self.silos.shape, self.silos.classes, self.seed)
 
     def initial_state(self) -> State:
         from fedbound.models import state
@@ -75,7 +76,7 @@ class Assembly:
         return Silo(
             number,
             self.module(),
-            self.federation.silos[number],
+            self.silos.silos[number],
             self.layout,
             uplink,
             ALGORITHMS.make(self.training.algorithm),

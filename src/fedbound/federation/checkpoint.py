@@ -60,7 +60,7 @@ class Store:
         meta = np.frombuffer(json.dumps(state.meta).encode(), np.uint8)
         try:
             with tempfile.NamedTemporaryFile("wb", dir=self.folder, prefix=f".{self.rank}.", delete=False) as file:
-                np.savez(file, **{"meta.json": meta, **state.arrays})
+                np.savez(file, allow_pickle=False, **{"meta.json": meta, **state.arrays})
                 file.flush()
                 os.fsync(file.fileno())
         except FileNotFoundError:

@@ -114,9 +114,9 @@ def tables(rows: Rows, extra: dict[str, Any]) -> dict[str, Table]:
         for number, found in by_round.items()
     }
     rounds = [{**row, **figures.get(row["round"], _NO_EVALUATION)} for row in [_INITIAL, *rows["rounds"]]]
-    order = {"silos": ("round", "silo"), "evaluations": ("round", "silo"), "tensors": ("round", "silo")}
     ordered = {
-        table: sorted(rows[table], key=lambda row, keys=keys: [row[k] for k in keys]) for table, keys in order.items()
+        table: sorted(rows[table], key=lambda row: (row["round"], row["silo"]))
+        for table in ("silos", "evaluations", "tensors")
     }
     return {
         "rounds": schemas.RUN_ROUNDS.table(rounds),

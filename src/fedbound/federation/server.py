@@ -113,7 +113,9 @@ class Server:
                 actions = self.scheduler.handle(self._next_event())
         self._evaluate_final()
         for silo in range(self.transport.silos):
-            self.transport.send(silo, wire.pack(wire.Message(wire.Kind.STOP, SERVER, self.version, self.version, [], {})))
+            self.transport.send(
+                silo, wire.pack(wire.Message(wire.Kind.STOP, SERVER, self.version, self.version, [], {}))
+            )
         self.transport.close()
         return self.model
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedbound import data, study
 from fedbound.codecs import wire
-from fedbound.errors import FederationError, FedboundError
+from fedbound.errors import FedboundError, FederationError
 from fedbound.exchange import downlink
 from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.uplink import Uplink
@@ -196,7 +196,9 @@ class Silo:
         return wire.Message(kind, self.number, round_, version, records or [], fields or {}, text)
 
 
-def serve(silos: dict[int, Silo], receive: Callable[[], tuple[int, Any]], send: Callable[[int, bytearray], None]) -> None:
+def serve(
+    silos: dict[int, Silo], receive: Callable[[], tuple[int, Any]], send: Callable[[int, bytearray], None]
+) -> None:
     """A silo process: answer messages until STOP.
 
     Args:

@@ -38,9 +38,7 @@ def run(
         LeaseError: another job works on this scenario.
     """
     bounds = artifacts.read(inputs["bounds"], "calibrate") if "bounds" in inputs else None
-    assembly = Assembly(
-        scenario.data, scenario.model, scenario.training, scenario.exchange, scenario.seed, bounds
-    )
+    assembly = Assembly(scenario.data, scenario.model, scenario.training, scenario.exchange, scenario.seed, bounds)
     if transport not in ("mpi", "local"):
         raise InputError(f"--transport: {transport!r} is refused; possible: local, mpi")
     comm = mpi.world(scenario.data.silos + 1) if transport == "mpi" else None

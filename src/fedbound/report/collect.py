@@ -190,7 +190,7 @@ def _accepted(artifact: Artifact) -> float:
 def _train_keys(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
     flats = [labels.flatten(a.scenario) for a in artifacts]
     varying = [key for key in labels.varying(flats) if key not in ("seed", *_EXCHANGE_LABEL)]
-    context = [key for key in varying if not key.startswith("exchange.")]
+    context = [key for key in varying if not key.startswith(("exchange.", "calibration."))]
     problem = [key for key in context if key.startswith(("data.", "model."))]
     settings = labels.unique(
         [

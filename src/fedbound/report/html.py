@@ -251,7 +251,7 @@ def _figure(plot: plots.Plot) -> str:
     question, caption = escape(plot.question), escape(plot.caption)
     if not plot.source:
         return f'<h3>{question}</h3><p class="note">{caption}</p>'
-    image = f'<img id="{plot.name}" src="{plot.source}" alt="{question} {caption}">'
+    image = f'<img class="{plot.name}" src="{plot.source}" alt="{question} {caption}">'
     return f"<figure><h3>{question}</h3>{image}<figcaption>{caption}</figcaption></figure>"
 
 

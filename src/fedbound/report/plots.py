@@ -251,9 +251,9 @@ def _linear_near_zero(axes: Any, drops: pd.Series, tolerance: float) -> None:
 def privacy(frames: Frames) -> tuple[Any, str]:
     results = _need(frames["privacy"], "Not shown: no privacy cell was collected (stage privacy).")
     kind = ["clients", "dimension", "clip", "delta"]
-    sizes = results.groupby(kind, sort=False).size()
-    clients, dimension, clip, delta = sizes.index[int(np.argmax(sizes))]
-    one = results[(results[kind] == (clients, dimension, clip, delta)).all(axis=1)]
+    cells = dict(list(results.groupby(kind, sort=False)))
+    clients, dimension, clip, delta = most = max(cells, key=lambda cell: len(cells[cell]))
+    one = cells[most]
     figure, axes = _axes()
     names = list(dict.fromkeys(one.setting))[:MOST]
     for i, name in enumerate(names):
@@ -264,7 +264,7 @@ def privacy(frames: Frames) -> tuple[Any, str]:
     axes.set(xscale="log", yscale="log", xlabel="epsilon (log scale)", ylabel="MSE per coordinate (log scale)")
     _ticks(axes.xaxis, sorted(set(one.target_epsilon)))
     _legend(axes)
-    more = f" Of {len(sizes)} kinds of cells the most frequent is shown." if len(sizes) > 1 else ""
+    more = f" Of {len(cells)} kinds of cells the most frequent is shown." if len(cells) > 1 else ""
     return figure, (
         f"Error of the estimated mean of {clients:,} clients' vectors of {dimension:,} coordinates, norm at most "
         f"{clip:g}; bars are ±2 standard errors. Grey: the central analytic Gaussian mechanism at the same epsilon "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -83,7 +84,8 @@ def _kill_after(arguments: list[str], folder: Path, label: int, victim: str) -> 
     if victim == "job":
         os.killpg(job.pid, signal.SIGKILL)
     for pid in ranks if victim == "job" else [ranks[0 if victim == "server" else -1]]:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the launcher's end may have taken it along
+            os.kill(pid, signal.SIGKILL)
     code = job.wait(timeout=30)
     assert code != 0
     _gone(ranks)

@@ -32,13 +32,23 @@ BASE = Candidate(
     round_seconds=1.0,
     baseline="uncompressed",
     drop=0.0,
+    drop_sd=0.0,
     drop_upper=0.0,
     worst_silo_drop=0.0,
     saving=1.0,
     seeds=3,
 )
 GOOD = dataclasses.replace(
-    BASE, setting="good", codec="sz3", bound="0.1", bound_value=0.1, bytes=200.0, drop=0.2, drop_upper=0.6, saving=5.0
+    BASE,
+    setting="good",
+    codec="sz3",
+    bound="0.1",
+    bound_value=0.1,
+    bytes=200.0,
+    drop=0.2,
+    drop_sd=0.24,
+    drop_upper=0.6,
+    saving=5.0,
 )
 CHEAP = dataclasses.replace(GOOD, setting="cheap", bytes=100.0, drop=0.8, drop_upper=1.7, saving=10.0)
 NO_SIMULATIONS = schemas.SIMULATION_SUMMARY.table([]) | {
@@ -68,6 +78,12 @@ def test_below_three_seeds_the_mean_decides_and_the_sentence_says_so() -> None:
     two = [dataclasses.replace(c, seeds=2) for c in (BASE, GOOD, CHEAP)]
     assert chosen(*two) == "cheap"
     assert "judged by the mean, as 2 seeds give no usable limit" in sentences(*two)["evidence"][0]
+
+
+def test_a_limit_from_seeds_that_all_lose_the_same_is_said_to_be_weak() -> None:
+    same = dataclasses.replace(GOOD, drop=0.0, drop_sd=0.0, drop_upper=0.0)
+    assert "as all seeds lose the same" in sentences(BASE, same)["evidence"][0]
+    assert "as all seeds lose the same" not in sentences(BASE, GOOD)["evidence"][0]
 
 
 def test_a_drop_of_exactly_the_tolerance_is_within_it() -> None:

@@ -134,6 +134,11 @@ def test_a_plot_shows_every_setting_and_names_its_axes(entry: tuple, collected: 
     assert inside or axes.patches
 
 
+def test_a_text_that_all_rows_share_is_said_once(page: str) -> None:
+    assert page.count("dp-accounting RDP") == 1
+    assert "trust: central server" in page
+
+
 def test_without_its_stage_a_plot_is_a_sentence(collected: artifacts.Artifact) -> None:
     frames = {name: collected[name].iloc[:0] for name in collected}
     for section in plots.make(frames).values():
@@ -228,7 +233,8 @@ def test_the_summary_has_the_main_figures_in_100_columns(tmp_path: Path, collect
     row = next(line for line in lines if line.startswith("sz3 calibrated") and "±" in line)
     assert " ".join(row.split()) == "sz3 calibrated 94.7 ± 0.9 % 89.7 % 20x 2.5 MB 0.33 (≤ 0.59)"
     assert any("0.178 of each tensor's range" in line for line in lines)
-    assert "epsilon 1, delta 1e-05 gaussian 0.00011 1.1 32" in [" ".join(line.split()) for line in lines]
+    assert "epsilon 1, delta 1e-05, L1 norm laplace 0.0009 – 32" in [" ".join(line.split()) for line in lines]
+    assert "epsilon 1, delta 1e-05, L2 norm gaussian 0.00011 1.1 32" in [" ".join(line.split()) for line in lines]
     assert "sz3 calibrated 50 ms 1.25 s 2.08 min" in [" ".join(line.split()) for line in lines]
     assert any(line.startswith("own run, sz3 calibrated: predicted") and "(+4 %)" in line for line in lines)
     assert f"report  {tmp_path / 'report.html'}" in lines

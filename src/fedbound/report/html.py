@@ -349,6 +349,7 @@ _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
         "Mechanisms",
         {
             "setting": None,
+            "norm": None,
             "target_epsilon": text.number,
             "epsilon": text.number,
             "delta": text.number,
@@ -450,10 +451,11 @@ def _length(table: Table) -> int:
 
 
 def _table(name: str, heading: str, writers: dict[str, Writer | None], table: Table) -> str:
-    """A sortable table of the columns in `writers`; columns that are '' in every row are left out."""
-    shown = {key: writer for key, writer in writers.items() if writer or any(table[key].values[:_MOST_ROWS])}
-    head = "".join(_head(key, table[key], writer) for key, writer in shown.items())
+    """A sortable table of the columns in `writers`; a text that all rows share is said once, below."""
     rows = min(_length(table), _MOST_ROWS)
+    shared = {key: _shared(table[key]) for key, writer in writers.items() if not writer}
+    shown = {key: writer for key, writer in writers.items() if shared.get(key) is None}
+    head = "".join(_head(key, table[key], writer) for key, writer in shown.items())
     chosen: Sequence[int] = table["chosen"].values.tolist() if "chosen" in table else []
     body = "".join(
         f"<tr{' class=chosen' if row < len(chosen) and chosen[row] else ''}>"
@@ -461,12 +463,20 @@ def _table(name: str, heading: str, writers: dict[str, Writer | None], table: Ta
         + "</tr>\n"
         for row in range(rows)
     )
+    same = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in shared.items() if value)
     more = f"The first {rows} of {_length(table):,} rows; all" if rows < _length(table) else "All"
     return (
         f'<h3>{escape(heading)}</h3><div class="table"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>'
-        f'</table></div><p class="note">{more} columns and rows: table <code>{name}</code> in study.h5, '
-        f"<code>tables/{name}.csv</code>.</p>"
+        f'</table></div><p class="note">{escape(f"In every row {same}. " if same else "")}{more} columns and rows: '
+        f"table <code>{name}</code> in study.h5, <code>tables/{name}.csv</code>.</p>"
     )
+
+
+def _shared(column: Column) -> str | None:
+    """The one text of all rows where that is empty, or long enough to be in the way; None otherwise."""
+    texts = set(column.values)
+    one = texts.pop()
+    return one if not texts and (not one or (len(one) > 12 and len(column.values) > 1)) else None
 
 
 def _head(key: str, column: Column, writer: Writer | None) -> str:

@@ -255,16 +255,19 @@ def privacy(frames: Frames) -> tuple[Any, str]:
     clients, dimension, clip, delta = most = max(cells, key=lambda cell: len(cells[cell]))
     one = cells[most]
     figure, axes = _axes()
-    names = list(dict.fromkeys(one.setting))[:MOST]
-    for i, name in enumerate(names):
-        rows = one[one.setting == name].sort_values("epsilon")
-        axes.errorbar(rows.epsilon, rows.mse, yerr=2 * rows.mse_se, label=name, capsize=3, **_style(i))
+    several = one.norm.nunique() > 1
+    for i, (name, rows) in enumerate(list(one.groupby("setting", sort=False))[:MOST]):
+        rows = rows.sort_values("epsilon")
+        label = f"{name} ({rows.norm.iloc[0]} norm)" if several else name
+        axes.errorbar(rows.epsilon, rows.mse, yerr=2 * rows.mse_se, label=label, capsize=3, **_style(i))
     floor = one.groupby("target_epsilon").floor.min()
     axes.plot(floor.index, floor, color=GREY, linewidth=3, alpha=0.6, label="central Gaussian", zorder=1)
     axes.set(xscale="log", yscale="log", xlabel="epsilon (log scale)", ylabel="MSE per coordinate (log scale)")
     _ticks(axes.xaxis, sorted(set(one.target_epsilon)))
     _legend(axes)
     more = f" Of {len(cells)} kinds of cells the most frequent is shown." if len(cells) > 1 else ""
+    if several:
+        more += " Vectors whose L1 norm is clipped are shorter than with the L2 norm: compare within one norm."
     return figure, (
         f"Error of the estimated mean of {clients:,} clients' vectors of {dimension:,} coordinates, norm at most "
         f"{clip:g}; bars are ±2 standard errors. Grey: the central analytic Gaussian mechanism at the same epsilon "

@@ -41,6 +41,7 @@ class Candidate:
     round_seconds: float
     baseline: str
     drop: float
+    drop_sd: float
     drop_upper: float
     worst_silo_drop: float
     saving: float
@@ -98,11 +99,11 @@ def _candidate(
     if setting in paired:
         pair = {key: comparisons[key].values[paired[setting]] for key in _PAIRED}
     elif setting in baselines or own["codec"] in UNCOMPRESSED:
-        zero = {"drop": 0.0, "drop_upper": 0.0, "worst_silo_drop": 0.0, "saving": 1.0}
+        zero = {"drop": 0.0, "drop_sd": 0.0, "drop_upper": 0.0, "worst_silo_drop": 0.0, "saving": 1.0}
         pair = {"baseline": setting, "seeds": settings["seeds"].values[row], **zero}
     else:
-        unknown = {"drop": math.nan, "drop_upper": math.nan, "worst_silo_drop": math.nan, "saving": math.nan}
-        pair = {"baseline": "", "seeds": 0, **unknown}
+        unknown = ("drop", "drop_sd", "drop_upper", "worst_silo_drop", "saving")
+        pair = {"baseline": "", "seeds": 0, **dict.fromkeys(unknown, math.nan)}
     return Candidate(**own, **pair)
 
 
@@ -120,7 +121,7 @@ _OWN = (
     "ratio_up",
     "round_seconds",
 )
-_PAIRED = ("baseline", "drop", "drop_upper", "worst_silo_drop", "saving", "seeds")
+_PAIRED = ("baseline", "drop", "drop_sd", "drop_upper", "worst_silo_drop", "saving", "seeds")
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,8 @@ class Advice:
             if chosen.seeds >= SEEDS_FOR_A_LIMIT
             else f"judged by the mean, as {text.count(chosen.seeds, 'seed')} give no usable limit"
         )
+        if chosen.seeds >= SEEDS_FOR_A_LIMIT and chosen.drop_sd == 0:
+            limit += ", no wider than the mean as all seeds lose the same: more seeds or test samples would tell more"
         return (
             f"Over {text.count(chosen.seeds, 'paired seed')} it loses {text.points(chosen.drop)} points of accuracy "
             f"against uncompressed ({limit}; tolerance {self.tolerance:g}) and its worst silo "

@@ -83,19 +83,20 @@ def _cut(line: str) -> str:
 
 
 def _privacy(results: pd.DataFrame) -> Iterator[str]:
-    """The mechanism with the least error at each epsilon."""
+    """The mechanism with the least error at each epsilon, apart for each norm that is clipped."""
     if results.empty:
         return
-    best = results.loc[results.groupby("target_epsilon").mse.idxmin()].head(_MOST_ROWS)
+    cells = results.groupby(["norm", "target_epsilon", "delta"])
+    best = results.loc[cells.mse.idxmin()].sort_values(["norm", "target_epsilon"], ascending=[False, True])
     rows = [
         (
-            f"epsilon {row.target_epsilon:g}, delta {row.delta:g}",
+            f"epsilon {row.target_epsilon:g}, delta {row.delta:g}, {row.norm} norm",
             row.setting,
             text.number(row.mse, 3),
-            text.number(row.mse / row.floor, 3),
+            text.number(row.mse / row.floor, 3) if row.norm == "L2" else "–",  # the floor is that of the L2 norm
             text.number(row.bits, 3),
         )
-        for row in best.itertuples()
+        for row in best.head(_MOST_ROWS).itertuples()
     ]
     yield from columns([("best mechanism at", "mechanism", "MSE", "over central floor", "bits"), *rows])
 

@@ -105,6 +105,7 @@ simgrid: $(STAMP_INSTALL)
 
 .PHONY: study
 study: $(STAMP_INSTALL)
+	@$(BIN)/fedbound check $(STUDY)
 	$(SNAKEMAKE) $(ARGS) --configfile $(STUDY)
 	@$(BIN)/fedbound summary "results/$(call study_name,config/config.yaml $(STUDY))/study.h5"
 

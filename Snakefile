@@ -18,7 +18,7 @@ report: "workflow/report/workflow.rst"
 
 
 wildcard_constraints:
-    scenario="[a-zA-Z0-9._-]+",
+    scenario="[a-zA-Z0-9.+_-]+",
 
 
 localrules:

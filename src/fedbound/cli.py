@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(arguments) or 0)
     except FedboundError as error:
         _complain(str(error))
+        _end_other_ranks(error.exit_code)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,6 +47,14 @@ def _complain(sentence: str) -> None:
         print(f"fedbound: {sentence}", file=sys.stderr, flush=True)
 
 
+def _end_other_ranks(code: int) -> None:
+    """A rank that fails alone takes the others along: they wait for its messages and would wait for ever."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.COMM_WORLD.size > 1:
+        sys.stderr.flush()
+        mpi.COMM_WORLD.Abort(code)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fedbound", description="Cross-silo federated learning studies: compression, privacy, simulation."
@@ -55,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     for stage, text in _STAGES.items():
         _stage_parser(commands.add_parser(stage, help=text), stage)
     check = commands.add_parser("check", help="validate a study and say how many jobs it has")
-    check.add_argument("study", type=Path)
+    check.add_argument("study", type=Path, nargs="+", help="the study, and files that change it, in order")
     check.set_defaults(run=_check)
     inspect = commands.add_parser("inspect", help="show an artifact, or compare the contents of two")
     inspect.add_argument("paths", type=Path, nargs="*", metavar="FILE")
@@ -101,8 +110,9 @@ def _run_stage(stage: str, arguments: argparse.Namespace) -> None:
     scenario = _scenario(stage, arguments.scenario)
     inputs = _inputs(arguments.input)
     artifact = _RUNNERS[stage](scenario, inputs, arguments)
-    if artifact is not None:
+    if artifact is not None and stage != "train":  # train writes its own before it lets its checkpoints go
         artifacts.write(arguments.out, artifact)
+    if artifact is not None:
         print(f"wrote {arguments.out}", flush=True)
 
 
@@ -117,10 +127,9 @@ def _scenario(stage: str, text: str) -> Any:
     if not text.lstrip().startswith("{"):
         try:
             source = Path(text).read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(
-                f"--scenario: cannot read {text!r} ({error.strerror}); give JSON or a file of it"
-            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            problem = getattr(error, "strerror", None) or "not text"
+            raise InputError(f"--scenario: cannot read {text!r} ({problem}); give JSON or a file of it") from None
     try:
         return model.model_validate(json.loads(source))
     except ValueError as error:
@@ -154,6 +163,7 @@ def _calibrate(scenario: Any, inputs: dict[str, Path], arguments: argparse.Names
 
 
 def _train(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace) -> Artifact | None:
+    from fedbound import artifacts
     from fedbound.federation import stage
 
     out: Path = arguments.out
@@ -166,6 +176,7 @@ def _train(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace
         transport=arguments.transport,
         checkpoint_every=arguments.checkpoint_every,
         wait_seconds=arguments.wait,
+        write=lambda artifact: artifacts.write(out, artifact),
     )
 
 
@@ -204,10 +215,22 @@ _RUNNERS: dict[str, Callable[[Any, dict[str, Path], argparse.Namespace], Artifac
 def _check(arguments: argparse.Namespace) -> None:
     from fedbound import plan, study
 
-    parsed = study.parse(study.read_yaml(arguments.study))
+    config: dict[str, Any] = {}
+    for path in arguments.study:
+        config = _merged(config, study.read_yaml(path))
+    parsed = study.parse(config)
     study.check_data(parsed)
     jobs = plan.make(parsed).jobs
-    print(f"{arguments.study} is a valid study; jobs: " + ", ".join(f"{len(v)} {k}" for k, v in jobs.items()))
+    print(f"{parsed.study} is a valid study; jobs: " + ", ".join(f"{len(v)} {k}" for k, v in jobs.items()))
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` changed by `over` as snakemake merges config files: mappings key by key, everything else whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if both else value
+    return merged
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -93,7 +93,7 @@ def _kill_after(arguments: list[str], folder: Path, label: int, victim: str) -> 
 
 
 def _latest(folder: Path) -> int:
-    return max((n for epoch in folder.glob("epoch-*") for n in checkpoint.labels(epoch, "server")), default=0)
+    return max((n for epoch in folder.glob("*/epoch-*") for n in checkpoint.labels(epoch, "server")), default=0)
 
 
 def _ranks(out: str) -> list[int]:

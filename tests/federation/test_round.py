@@ -220,3 +220,89 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path):
     assert state.label == 2
     assert checkpoint.labels(again.folder, "silo-0") == [2]
     again.release(done=True)
+
+
+def test_checkpoints_of_another_scenario_are_not_taken(tmp_path, monkeypatch):
+    """The same --out name, another seed: the interrupted run's state must not leak into it."""
+    folder = tmp_path / "c"
+    with monkeypatch.context() as patch:
+        patch.setattr(Server, "_evaluate_final", lambda self: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            stage.run(scenario(), {}, checkpoints=folder, transport="local")
+    other = scenario().model_copy(update={"seed": 6})
+    run = stage.run(other, {}, checkpoints=folder, transport="local")
+    clean = stage.run(other, {}, checkpoints=tmp_path / "d", transport="local")
+    assert artifacts.differences(run, clean) == []
+    assert run["summary"]["resumed_from"][0] == -1
+    assert folder.exists()  # the other scenario's checkpoints are still there
+
+
+def test_a_failed_write_loses_nothing(tmp_path):
+    """A full disk at the very end: the rerun starts from the last checkpoint, not from scratch."""
+    folder = tmp_path / "c"
+
+    def full(artifact):
+        raise artifacts.ArtifactError("no space left")
+
+    with pytest.raises(artifacts.ArtifactError):
+        stage.run(scenario(), {}, checkpoints=folder, transport="local", write=full)
+    written = []
+    again = stage.run(scenario(), {}, checkpoints=folder, transport="local", write=written.append)
+    clean = stage.run(scenario(), {}, checkpoints=tmp_path / "d", transport="local")
+    assert artifacts.differences(again, clean) == []
+    assert written == [again]
+    assert again["summary"]["resumed_from"][0] == 4
+
+
+def test_interrupted_adoption_does_not_count_as_a_checkpoint(tmp_path, monkeypatch):
+    """A kill while the checkpoint is copied into the new epoch leaves the older one to start from."""
+    lease = Lease(tmp_path / "c")
+    for rank in ("server", "silo-0"):
+        state = checkpoint.State(3, {"x": np.zeros(4)}, {"silo_labels": {"0": 3}})
+        checkpoint.Store(lease.folder, rank).save(state)
+    (lease.folder / "records.jsonl").write_text('{"label": 3}\n')
+    lease.release(done=False)
+    copies = []
+    copy = checkpoint.shutil.copyfile
+
+    def dying(source, target):
+        if len(copies) == 2:
+            raise Stop
+        copies.append(target)
+        copy(source, target)
+
+    second = Lease(tmp_path / "c")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "copyfile", dying)
+        with pytest.raises(Stop):
+            checkpoint.adopt(second, [0])
+    second.release(done=False)
+    third = Lease(tmp_path / "c")
+    assert checkpoint.adopt(third, [0]).label == 3
+    assert (third.folder / "records.jsonl").read_text() == '{"label": 3}\n'
+    third.release(done=True)
+
+
+@pytest.mark.parametrize("participation", [1.0, 0.4])
+def test_how_often_is_saved_changes_no_number(tmp_path, participation):
+    s = scenario(rounds=5, scheduler={"name": "sync", "participation": participation})
+    runs = [
+        stage.run(s, {}, checkpoints=tmp_path / str(every), transport="local", checkpoint_every=every)
+        for every in (1, 2, 99)
+    ]
+    assert artifacts.differences(runs[0], runs[1]) == []
+    assert artifacts.differences(runs[0], runs[2]) == []
+
+
+def test_update_without_a_field_names_its_silo(monkeypatch):
+    assembly = assemble(scenario(rounds=1))
+    transport = assembly.local()
+    message = transport.members[2]._message
+
+    def lacking(kind, round_, version, records=None, fields=None, text=""):
+        fields = {k: v for k, v in (fields or {}).items() if k != "samples"}
+        return message(kind, round_, version, records, fields, text)
+
+    monkeypatch.setattr(transport.members[2], "_message", lacking)
+    with pytest.raises(Exception, match="silo 2 lacks the field 'samples'"):
+        assembly.server(transport).run()

@@ -78,7 +78,9 @@ class Prober:
         diverged = False
         try:
             server.run()
-        except FederationError:  # an update with NaN or infinite values
+        except FederationError as error:
+            if "NaN or infinite" not in str(error):
+                raise
             diverged = True
         if not scale and (diverged or not np.isfinite([row["train_loss"] for row in rows["silos"]]).all()):
             raise InputError(

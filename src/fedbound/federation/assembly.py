@@ -50,8 +50,9 @@ class Assembly:
 
     @cached_property
     def layout(self) -> Layout:
-        from fedbound.models import state
+        from fedbound.models import state, training
 
+        training.resolve_device(self.training.device)  # refuse a missing GPU before anything starts
         layout = Layout(state.specs(self.module()))
         rules.rule(self.exchange, layout, 0, self.bounds)  # refuse foreign bounds before anything starts
         return layout

@@ -122,13 +122,12 @@ def _whole(folder: Path, label: int, silos: list[int]) -> State | None:
 
 
 def _link(source: Path, target: Path, state: State) -> None:
-    names = [f"{SERVER}_{state.label:08d}.npz"]
-    names += [f"silo-{silo}_{label:08d}.npz" for silo, label in state.meta["silo_labels"].items()]
+    names = [f"silo-{silo}_{label:08d}.npz" for silo, label in state.meta["silo_labels"].items()]
+    # the server's file last: without it an interrupted copy does not count as a checkpoint
+    names += ["records.jsonl", f"{SERVER}_{state.label:08d}.npz"]
     for name in names:
-        shutil.copyfile(source / name, target / name)
-    log = source / "records.jsonl"
-    if log.exists():
-        shutil.copyfile(log, target / "records.jsonl")
+        if name != "records.jsonl" or (source / name).exists():
+            shutil.copyfile(source / name, target / name)
 
 
 def _forget(folders: list[Path]) -> None:

@@ -81,6 +81,7 @@ class Lease:
 
     def _create(self, owner: Owner) -> bool:
         """Create the epoch's file with its content in one step; False when another process was faster."""
+        self.root.mkdir(parents=True, exist_ok=True)  # an owner that finished while we waited has removed it
         with tempfile.NamedTemporaryFile("w", dir=self.root, prefix=".lease.", delete=False) as file:
             json.dump(asdict(owner), file)
             file.flush()

@@ -91,7 +91,7 @@ _NO_EVALUATION = dict.fromkeys(
 
 
 _INITIAL = {
-    **dict.fromkeys(("round", "bytes_up", "bytes_down", "raw_up", "violations", "checkpoint_bytes"), 0),
+    **dict.fromkeys(("round", "bytes_up", "bytes_down", "raw_up", "raw_down", "violations", "checkpoint_bytes"), 0),
     **dict.fromkeys(("seconds", "aggregate_seconds", "decode_seconds", "wait_seconds", "checkpoint_seconds"), 0.0),
     "ratio_up": float("nan"),
 }  # round 0: the model that nobody has trained yet
@@ -102,7 +102,7 @@ def tables(rows: Rows, extra: dict[str, Any]) -> dict[str, Table]:
 
     Args:
         rows: committed rows.
-        extra: the summary's values that rows do not hold: raw_model, server_memory_bytes, resumed_from.
+        extra: the summary's values that rows do not hold: server_memory_bytes, resumed_from.
     """
     by_round: dict[int, list[dict[str, Any]]] = {}
     for row in sorted(rows["evaluations"], key=lambda row: row["silo"]):  # arrival order must not reach a sum
@@ -123,17 +123,15 @@ def tables(rows: Rows, extra: dict[str, Any]) -> dict[str, Table]:
         "silos": schemas.RUN_SILOS.table(ordered["silos"]),
         "evaluations": schemas.RUN_EVALUATIONS.table(ordered["evaluations"]),
         "tensors": schemas.RUN_TENSORS.table(ordered["tensors"]),
-        "summary": schemas.RUN_SUMMARY.table([_summary(rounds, ordered["silos"], figures, extra)]),
+        "summary": schemas.RUN_SUMMARY.table([_summary(rounds, figures, extra)]),
     }
 
 
 def _summary(
-    rounds: list[dict[str, Any]],
-    silos: list[dict[str, Any]],
-    figures: dict[int, dict[str, float]],
-    extra: dict[str, Any],
+    rounds: list[dict[str, Any]], figures: dict[int, dict[str, float]], extra: dict[str, Any]
 ) -> dict[str, Any]:
-    up, down, raw = (sum(row[key] for row in rounds) for key in ("bytes_up", "bytes_down", "raw_up"))
+    keys = ("bytes_up", "bytes_down", "raw_up", "raw_down")
+    up, down, raw, raw_down = (sum(row[key] for row in rounds) for key in keys)
     seconds = [row["seconds"] for row in rounds if row["round"] > 0]
     return {
         **figures[max(figures)],
@@ -142,7 +140,7 @@ def _summary(
         "bytes_down": down,
         "raw_up": raw,
         "ratio_up": raw / up if up else float("nan"),
-        "ratio_both": (raw + extra["raw_model"] * len(silos)) / (up + down) if up + down else float("nan"),
+        "ratio_both": (raw + raw_down) / (up + down) if up + down else float("nan"),
         "violations": sum(row["violations"] for row in rounds),
         "round_seconds": float(np.median(seconds[1:] or seconds)) if seconds else float("nan"),
         "seconds": float(sum(seconds)),

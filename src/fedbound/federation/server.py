@@ -39,6 +39,10 @@ from fedbound.federation.transports import Transport
 SERVER = -1
 FOREVER: float | None = None
 NO_LABEL = -1
+_UPDATE_FIELDS = {
+    "samples", "steps", "train_loss", "raw_bytes", "violations", "memory_bytes", "error_over_bound", "residual_norm",
+    "train_seconds", "encode_seconds", "wait_seconds",
+}  # fmt: skip
 
 
 class Server:
@@ -200,6 +204,7 @@ class Server:
             if flags & wire.Flags.TRAIN:
                 self.sent[silo] = (self.version, len(packed[label]))
             self.row["bytes_down"] += len(packed[label])
+            self.row["raw_down"] += self.layout.raw_bytes
             self.transport.send(silo, packed[label])
 
     # ---- the transaction ------------------------------------------------------------------------------------------
@@ -230,6 +235,9 @@ class Server:
             raise MessageError(
                 f"the update of silo {silo} is for model {message.model_version} and model {version} was sent to it"
             )
+        missing = _UPDATE_FIELDS - message.fields.keys()
+        if missing:
+            raise MessageError(f"message from silo {silo} lacks the field {min(missing)!r}; it is rejected")
         theirs = self.receiver.decode(message, self.model, update)
         decoded = time.perf_counter()
         staleness = self.version - version
@@ -272,6 +280,7 @@ class Server:
             assert received is not None
             if wire.peek(received[1]).kind == wire.Kind.ACK:
                 asked.discard(received[0])
+                self.row["bytes_up"] -= len(received[1])  # how often we save must not show in the traffic
             else:
                 self._take(*received)
         self.silo_labels |= dict.fromkeys(self.dirty, self.version)
@@ -308,7 +317,7 @@ class Server:
     # ---- records --------------------------------------------------------------------------------------------------
 
     def _begin_row(self) -> None:
-        keys = ("bytes_up", "bytes_down", "raw_up", "violations", "checkpoint_bytes")
+        keys = ("bytes_up", "bytes_down", "raw_up", "raw_down", "violations", "checkpoint_bytes")
         self.row: dict[str, Any] = dict.fromkeys(keys, 0)
         times = ("seconds", "aggregate_seconds", "decode_seconds", "wait_seconds", "checkpoint_seconds")
         self.row |= dict.fromkeys(times, 0.0)
@@ -387,4 +396,5 @@ class Server:
             received = self._receive(FOREVER)
             assert received is not None
             self._take(*received)
-        self.records.commit(self.version)
+        # under the next label: a restart from the last checkpoint evaluates again and must not find these rows
+        self.records.commit(self.version + 1)

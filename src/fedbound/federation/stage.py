@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from fedbound.errors import InputError
 from fedbound.federation import checkpoint, records
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.lease import Lease
+from fedbound.federation.server import Server
 from fedbound.federation.silo import peak_memory, serve
 from fedbound.federation.transports import Transport, mpi
 
@@ -24,6 +27,7 @@ def run(
     transport: str = "mpi",
     checkpoint_every: int = 1,
     wait_seconds: float = 0.0,
+    write: Callable[[Artifact], None] = lambda artifact: None,
 ) -> Artifact | None:
     """Train; returns the artifact on the server and None on silo ranks.
 
@@ -31,6 +35,7 @@ def run(
         checkpoints: the scenario's own folder; deleted when the run is complete.
         transport: "mpi" (rank 0 is the server, rank k+1 silo k) or "local" (all in this process).
         wait_seconds: how long to await another living job on the same checkpoints.
+        write: writes the finished artifact; checkpoints are deleted only after it has returned.
 
     Raises:
         InputError: the data, bounds or MPI setting do not fit the scenario.
@@ -39,19 +44,46 @@ def run(
     """
     bounds = artifacts.read(inputs["bounds"], "calibrate") if "bounds" in inputs else None
     assembly = Assembly(scenario.data, scenario.model, scenario.training, scenario.exchange, scenario.seed, bounds)
+    if bounds is not None:
+        _refuse_foreign(bounds, scenario, inputs["bounds"])
     if transport not in ("mpi", "local"):
         raise InputError(f"--transport: {transport!r} is refused; possible: local, mpi")
     comm = mpi.world(scenario.data.silos + 1) if transport == "mpi" else None
     assembly.layout  # noqa: B018 - builds model and bounds now: what does not fit is refused before a lease is taken
+    guarded = checkpoints / _guard(scenario, bounds)
     if comm is None:
-        return _serve_locally(scenario, assembly, checkpoints, checkpoint_every, wait_seconds)
+        return _serve_locally(scenario, assembly, guarded, checkpoint_every, wait_seconds, write)
     if comm.rank:
         _serve_silo(assembly, comm)
         return None
-    lease = Lease(checkpoints, wait_seconds)
+    lease = Lease(guarded, wait_seconds)
     resume = checkpoint.adopt(lease, range(scenario.data.silos))
     _announce(comm, str(lease.folder))
-    return _complete(scenario, assembly, mpi.MpiTransport(comm), lease, resume, checkpoint_every)
+    return _complete(scenario, assembly, mpi.MpiTransport(comm), lease, resume, checkpoint_every, write)
+
+
+def _guard(scenario: study.TrainScenario, bounds: Artifact | None) -> str:
+    """Name of the checkpoints' folder: another scenario, or other bounds, never goes on from them."""
+    identity = [scenario.model_dump(mode="json"), bounds.content_digest() if bounds else None]
+    return hashlib.sha256(artifacts.canonical(identity).encode()).hexdigest()[:16]
+
+
+def _refuse_foreign(bounds: Artifact, scenario: study.TrainScenario, path: Path) -> None:
+    """Refuse bounds that were calibrated for something else than this scenario.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    ours = {
+        "data": scenario.data.model_dump(mode="json"),
+        "model": scenario.model,
+        "mode": scenario.exchange.mode,
+        "error_feedback": bool(scenario.exchange.error_feedback),
+    }
+    for key, value in ours.items():
+        if bounds.scenario.get(key) != value:
+            what = f"another model ({key} differs)" if key == "model" else f"another {key.replace('_', ' ')}"
+            raise InputError(f"{path} was calibrated for {what}; run calibrate for this scenario")
 
 
 def _serve_silo(assembly: Assembly, comm: Any) -> None:
@@ -74,11 +106,16 @@ def _announce(comm: Any, text: str) -> str:
 
 
 def _serve_locally(
-    scenario: study.TrainScenario, assembly: Assembly, checkpoints: Path, checkpoint_every: int, wait_seconds: float
+    scenario: study.TrainScenario,
+    assembly: Assembly,
+    checkpoints: Path,
+    checkpoint_every: int,
+    wait_seconds: float,
+    write: Callable[[Artifact], None],
 ) -> Artifact:
     lease = Lease(checkpoints, wait_seconds)
     resume = checkpoint.adopt(lease, range(scenario.data.silos))
-    return _complete(scenario, assembly, assembly.local(folder=lease.folder), lease, resume, checkpoint_every)
+    return _complete(scenario, assembly, assembly.local(folder=lease.folder), lease, resume, checkpoint_every, write)
 
 
 def _complete(
@@ -88,6 +125,7 @@ def _complete(
     lease: Lease,
     resume: checkpoint.State | None,
     checkpoint_every: int,
+    write: Callable[[Artifact], None],
 ) -> Artifact:
     server = assembly.server(transport, lease.folder, checkpoint_every)
     if resume is not None:
@@ -95,15 +133,20 @@ def _complete(
     done = False
     try:
         server.run(resume)
+        artifact = _artifact(scenario, assembly, server)
         lease.verify()
+        write(artifact)
         done = True
     finally:
         lease.release(done=done)
-    extra = {
-        "raw_model": assembly.layout.raw_bytes,
-        "server_memory_bytes": peak_memory(),
-        "resumed_from": server.resumed_from,
-    }
+        if done:
+            with contextlib.suppress(OSError):  # the folder above is shared with other scenarios of the same name
+                lease.root.parent.rmdir()
+    return artifact
+
+
+def _artifact(scenario: study.TrainScenario, assembly: Assembly, server: Server) -> Artifact:
+    extra = {"server_memory_bytes": peak_memory(), "resumed_from": server.resumed_from}
     return Artifact(
         "train",
         scenario.study,

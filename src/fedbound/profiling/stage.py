@@ -15,7 +15,7 @@ from fedbound.artifacts import Artifact
 from fedbound.calibration.accuracy import entropy_bits
 from fedbound.codecs import wire
 from fedbound.codecs.guard import encode_checked
-from fedbound.errors import InputError
+from fedbound.errors import FederationError, InputError
 from fedbound.exchange import downlink
 from fedbound.exchange.layout import State
 from fedbound.federation.assembly import Assembly
@@ -136,7 +136,10 @@ def _ask(transport: Transport, silo: int, message: wire.Message) -> wire.Message
     received = transport.receive()
     if received is None:
         raise InputError(f"silo {silo} did not answer a measurement; look at the log of its rank")
-    return wire.unpack(received[1], limits=wire.Limits())
+    answer = wire.unpack(received[1], limits=wire.Limits())
+    if answer.kind == wire.Kind.FAILURE:
+        raise FederationError(f"silo {silo} failed in a measurement: {answer.text}")
+    return answer
 
 
 def _fit_link(rows: list[dict[str, Any]], rank: int) -> tuple[float, float]:

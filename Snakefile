@@ -1,7 +1,12 @@
 # fedbound: one study in, one answer out. The rules are thin: inputs, outputs, resources and one `fedbound` command.
-if workflow.is_main_process:
+from fedbound import workflow as fedbound_workflow
 
+if workflow.is_main_process:
     # A job's own snakemake has the frozen plan: an edit of the study, even one that breaks it, does not reach it.
+    fedbound_workflow.check_files(
+        ["config/config.yaml", *workflow.overwrite_configfiles]
+    )
+
     configfile: "config/config.yaml"
 
 

@@ -1,4 +1,4 @@
-"""What is installed, and how: pins, extras, the Makefile, Slurm profiles, and the SimGrid of `make simgrid`."""
+"""What is installed, and how: pins, extras, Makefile, Slurm profiles, and the SimGrid that `make simgrid` builds."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,21 @@ def frozen_plan(config: Mapping[str, Any], *, main: bool) -> plan.Plan:
         raise SystemExit(2) from None
     os.environ[PLAN_VARIABLE] = str(path)
     return made
+
+
+def check_files(paths: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuse a study file that is not YAML, or holds a key twice, before snakemake reads it.
+
+    Raises:
+        SystemExit: with code 2, after one sentence with file and line.
+    """
+    try:
+        for path in paths:
+            if Path(path).exists():
+                study.read_yaml(path)
+    except FedboundError as error:
+        print(f"fedbound: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def find_own_commands() -> None:

@@ -38,3 +38,15 @@ def test_input_flags_are_safe_in_a_shell():
 
     job = Job("train", "s", {}, {"bounds": "results/a b/$(x).h5"}, "o")
     assert workflow.input_flags(job) == "--input 'bounds=results/a b/$(x).h5'"
+
+
+@pytest.mark.parametrize(("text", "words"), [("a: 1\na: 2\n", "line 2"), ("a: [1\n", "line 2"), ("- x\n", "mapping")])
+def test_a_file_that_is_no_study_is_refused_with_its_line(tmp_path, capsys, text, words):
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        workflow.check_files([tmp_path / "missing.yaml", path])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert str(path) in message
+    assert words in message

@@ -1,6 +1,4 @@
 # What all rules share: the frozen plan, and three functions that look a job up in it.
-from fedbound import workflow as fedbound_workflow
-
 fedbound_workflow.find_own_commands()
 plan = fedbound_workflow.frozen_plan(config, main=workflow.is_main_process)
 

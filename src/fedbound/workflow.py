@@ -47,7 +47,7 @@ def check_files(paths: Sequence[str | os.PathLike[str]]) -> None:
     try:
         for path in paths:
             if Path(path).exists():
-                study.read_yaml(path)
+                study.read_yaml(Path(path))
     except FedboundError as error:
         print(f"fedbound: {error}", file=sys.stderr)
         raise SystemExit(2) from None

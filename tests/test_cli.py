@@ -86,7 +86,13 @@ def test_bounds_of_another_stage_or_model_are_refused(capsys, tmp_path):
         artifacts.write(path, artifacts.Artifact("calibrate", "t", foreign, tables={"bounds": table}))
         assert words in refusal(capsys, *base, "--input", f"bounds={path}")
     artifacts.write(
-        path, artifacts.Artifact("calibrate", "t", {**same, "error_feedback": True}, tables={"bounds": table})
+        path,
+        artifacts.Artifact(
+            "calibrate",
+            "t",
+            {**same, "error_feedback": True, "downlink_bound": "calibrated"},
+            tables={"bounds": table},
+        ),
     )
     assert "another model" in refusal(capsys, *base, "--input", f"bounds={path}")
     assert "needs a bounds artifact" in refusal(capsys, *base)

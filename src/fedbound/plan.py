@@ -20,7 +20,6 @@ from typing import Any
 from fedbound import study as s
 from fedbound.artifacts import canonical, write_atomically
 from fedbound.errors import ArtifactError, FedboundError
-from fedbound.registry import CODECS
 
 STAGES = ("profile", "calibrate", "train", "privacy", "simulate", "collect")
 RESULTS = "results"
@@ -124,7 +123,8 @@ class _Builder:
     def _cell(self, data: s.Data, model: dict[str, Any], training: s.Training, exchange: s.Exchange) -> None:
         """Everything that hangs on one setting of data, model, training and exchange."""
         profiles = [self._profile(data, model, training, exchange, profiling) for profiling in self.study.profiling]
-        calibrations = self.study.calibration if exchange.bound == "calibrated" else (None,)
+        calibrated = "calibrated" in (exchange.bound, exchange.downlink_bound)
+        calibrations = self.study.calibration if calibrated else (None,)
         for calibration in calibrations:
             runs = [self._train(data, model, training, exchange, calibration, seed) for seed in self.study.seeds]
             for profile in profiles:
@@ -152,8 +152,9 @@ class _Builder:
         exchange: s.Exchange,
         profiling: s.Profiling,
     ) -> Job:
-        if CODECS.entry(exchange.codec["name"]).factory.error_bounded:
-            exchange = s.Exchange(**{**exchange.model_dump(), "bound": profiling.bound, "bound_mode": "rel"})
+        if exchange.bound is not None or exchange.downlink_bound is not None:
+            fixed = {"bound": profiling.bound, "downlink_bound": profiling.bound, "bound_mode": "rel"}
+            exchange = s.Exchange(**{**exchange.model_dump(), **fixed})
         else:  # nothing reads the profiling's bound, so an edit of it must not make this job run again
             profiling = s.Profiling(**profiling.model_dump(exclude={"bound"}))
         scenario = s.ProfileScenario(
@@ -181,6 +182,10 @@ class _Builder:
             training=_local(training),
             mode=exchange.mode,
             error_feedback=bool(exchange.error_feedback),
+            # the error of a bound does not depend on who codes it: one calibration serves all codecs of a study
+            downlink=calibration.codec if exchange.downlink_bound == "calibrated" else exchange.downlink,
+            downlink_bound=exchange.downlink_bound,
+            bound_mode=exchange.bound_mode,
             calibration=calibration,
         )
         return self._add("calibrate", scenario, {"algorithm": training.algorithm, "mode": exchange.mode})

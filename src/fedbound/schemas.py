@@ -55,6 +55,8 @@ RUN_ROUNDS = Schema(
         "wait_seconds": _seconds("time the server waited for messages"),
         "checkpoint_seconds": _seconds("time the server spent writing its checkpoint"),
         "checkpoint_bytes": _i("byte", "size of the server's checkpoint", measured=True),
+        "downlink_seconds": _seconds("time the server spent encoding the model, bound check included"),
+        "resync_bytes": _i("byte", "bytes moved beyond that because a silo restarted, both ways", measured=True),
     }
 )
 
@@ -68,13 +70,14 @@ RUN_SILOS = Schema(
         "bytes_up": _i("byte", "bytes of the update message, header included"),
         "payload_up": _i("byte", "bytes of the encoded tensors in the update message"),
         "raw_up": _i("byte", "bytes the update would take uncompressed"),
-        "bytes_down": _i("byte", "bytes of the model message, header included"),
+        "bytes_down": _i("byte", "bytes of the model messages, headers included"),
         "error_over_bound": _f("1", "largest |x - decoded| / bound over all lossy blocks; 0 where none is lossy"),
         "violations": _i("1", "blocks encoded again because the bound was exceeded"),
         "residual_norm": _f("1", "L2 norm of the error-feedback residual after encoding"),
         "staleness": _i("1", "model versions that passed between dispatch and aggregation"),
         "train_seconds": _seconds("local training"),
         "evaluate_seconds": _seconds("evaluating the received model on the silo's own test and validation data"),
+        "model_seconds": _seconds("the silo decoded the model message and loaded the model"),
         "encode_seconds": _seconds("encoding the update, bound check included"),
         "wait_seconds": _seconds("the silo waited for the model"),
         "decode_seconds": _seconds("the server decoded this update"),
@@ -97,8 +100,9 @@ RUN_EVALUATIONS = Schema(
 
 RUN_TENSORS = Schema(
     {
-        "round": _i("1", "round"),
-        "silo": _i("1", "silo"),
+        "round": _i("1", "up: round of the update; down: version of the model that was sent"),
+        "direction": _s("up: silo to server; down: server to silo"),
+        "silo": _i("1", "silo; -1 for the model that all silos get"),
         "block": _s("the tensor, or the names of the small tensors coded as one block"),
         "values": _i("1", "number of values"),
         "bound": _f("1", "absolute error bound used; 0 where lossless"),
@@ -146,6 +150,7 @@ BOUNDS_PROBES = Schema(
         "drop": _f("percentage point", "accuracy of the uncompressed run of the same seed minus this one, in points"),
         "spread": _f("1", "standard deviation over silos of their validation accuracy at the end"),
         "bytes_up": _i("byte", "uplink bytes of the probe, headers included"),
+        "bytes_down": _i("byte", "downlink bytes of the probe, headers included"),
         "ratio_up": _f("1", "uncompressed over sent bytes, uplink"),
     }
 )
@@ -159,7 +164,7 @@ BOUNDS_DECISION = Schema(
         "upper_drop": _f("percentage point", "one-sided 95 % upper confidence limit of the drop (paired t)"),
         "seeds": _i("1", "paired seeds"),
         "probes": _i("1", "federated runs made"),
-        "bytes": _i("byte", "uplink bytes that the calibration's probes would have cost"),
+        "bytes": _i("byte", "bytes both ways that the calibration's probes would have cost"),
         "seconds": _seconds("wall time of the calibration"),
     }
 )

@@ -116,11 +116,15 @@ class Training(LocalTraining):
 
 
 class Exchange(Section):
-    """What happens to an update between silo and server."""
+    """What happens to a model and its update on their way between server and silo."""
 
     codec: Codec = Field(default="none", validate_default=True, description="codec of the updates (uplink)")
+    downlink: Codec | None = Field(
+        default=None, description="codec of the model on its way to the silos; null: the same as of the updates"
+    )
     mode: Literal["delta", "weights"] = Field(
-        default="delta", description="what is sent: the change against the model both ends hold, or the weights"
+        default="delta",
+        description="what is sent both ways: the change against the model that both ends hold, or the weights",
     )
     error_feedback: bool | None = Field(
         default=True, description="add what the last encoding lost to the next update (lossy codecs only)"
@@ -128,8 +132,17 @@ class Exchange(Section):
     bound: float | Literal["calibrated"] | None = Field(
         default="calibrated", description="error bound, or 'calibrated': taken from the calibrate stage"
     )
-    bound_mode: Literal["rel", "abs"] | None = Field(
-        default="rel", description="rel: times the value range (max - min) of each tensor; abs: as it is"
+    bound_mode: Literal["rel", "abs", "rel_quantile", "std"] | None = Field(
+        default="rel",
+        description="rel: times the value range (max - min) of each tensor; rel_quantile: times the range of the "
+        "central 99.8 % of its values; std: times its standard deviation; abs: as it is",
+    )
+    downlink_bound: float | Literal["calibrated"] | None = Field(
+        default=None, description="error bound of the downlink; null: the same as of the updates"
+    )
+    non_finite: Literal["reject", "lossless"] = Field(
+        default="reject",
+        description="a tensor with NaN or infinite values ends the run (reject) or is sent exactly (lossless)",
     )
 
     @model_validator(mode="after")
@@ -139,20 +152,35 @@ class Exchange(Section):
         An exact codec has no residual, one without error bound no bound; null says what an absent key says.
         """
         codec = CODECS.entry(self.codec["name"]).factory
-        bound = (self.bound if self.bound is not None else "calibrated") if codec.error_bounded else None
-        relative = (self.bound_mode or "rel") if isinstance(bound, float) else None
-        feedback = None if codec.lossless else self.error_feedback is not False
-        for key, value in (("bound", bound), ("bound_mode", relative), ("error_feedback", feedback)):
+        down = self.downlink or self.codec
+        bound = self._bound(self.codec, self.bound)
+        down_bound = self._bound(down, self.bound if self.downlink_bound is None else self.downlink_bound)
+        numbers = isinstance(bound, float) or isinstance(down_bound, float)
+        changes = {
+            "downlink": down,
+            "bound": bound,
+            "downlink_bound": down_bound,
+            "bound_mode": (self.bound_mode or "rel") if numbers else None,
+            "error_feedback": None if codec.lossless else self.error_feedback is not False,
+        }
+        for key, value in changes.items():
             object.__setattr__(self, key, value)  # the model is frozen for all but its own validation
         return self
 
+    @staticmethod
+    def _bound(codec: dict[str, Any], bound: float | Literal["calibrated"] | None) -> Any:
+        if not CODECS.entry(codec["name"]).factory.error_bounded:
+            return None
+        return "calibrated" if bound is None else bound
+
     @model_validator(mode="after")
     def _positive_bound(self) -> Exchange:
-        if isinstance(self.bound, float) and self.bound <= 0:
-            raise ValueError(
-                f"the bound {self.bound:g} of codec {self.codec['name']!r} must be above 0; "
-                "use the codec 'none' or 'lossless' for an exact exchange"
-            )
+        for codec, bound in ((self.codec, self.bound), (self.downlink or self.codec, self.downlink_bound)):
+            if isinstance(bound, float) and bound <= 0:
+                raise ValueError(
+                    f"the bound {bound:g} of codec {codec['name']!r} must be above 0; "
+                    "use the codec 'none' or 'lossless' for an exact exchange"
+                )
         return self
 
 
@@ -258,7 +286,11 @@ class ProfileScenario(Section):
 
 
 class CalibrateScenario(Section):
-    """What `fedbound calibrate` reads."""
+    """What `fedbound calibrate` reads.
+
+    A downlink whose bound is to be calibrated shares the search with the uplink: one scale for both directions.
+    `bound_mode` belongs to a downlink bound that is a number.
+    """
 
     study: str
     data: Data
@@ -266,6 +298,9 @@ class CalibrateScenario(Section):
     training: LocalTraining
     mode: Literal["delta", "weights"]
     error_feedback: bool
+    downlink: Codec
+    downlink_bound: float | Literal["calibrated"] | None
+    bound_mode: Literal["rel", "abs", "rel_quantile", "std"] | None
     calibration: Calibration
 
 

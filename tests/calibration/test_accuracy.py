@@ -78,6 +78,9 @@ def scenario(**calibration: object) -> study.CalibrateScenario:
         training=study.LocalTraining(local_epochs=2, learning_rate=0.1),
         mode="delta",
         error_feedback=True,
+        downlink="sz3",
+        downlink_bound="calibrated",
+        bound_mode=None,
         calibration=study.Calibration(**settings),
     )
 

@@ -97,6 +97,40 @@ def test_residual_is_input_minus_what_the_server_decodes(monkeypatch):
     assert len(checked) == 12 * 3
 
 
+def test_both_ends_hold_the_same_model_after_50_rounds_of_sampled_silos():
+    """Law 1: whenever a silo has answered, its copy equals the server's, bit for bit, both directions compressed."""
+    s = scenario(rounds=50, scheduler={"name": "sync", "participation": 0.5}, evaluate_every=7)
+    assembly = assemble(s)
+    transport = assembly.local()
+    server = assembly.server(transport)
+    compared = []
+    take = server._take
+
+    def compare(silo, buffer):
+        holder = transport.members[silo].holder
+        assert holder.version == server.sender.version
+        np.testing.assert_array_equal(holder.state.vector, server.sender.held.vector)
+        compared.append(silo)
+        return take(silo, buffer)
+
+    server._take = compare
+    model = server.run()
+    assert len(compared) >= 50 * 2
+    assert server.sender.version == 50
+    assert not np.array_equal(model.vector, server.sender.held.vector)  # the downlink is lossy indeed
+    sizes = {step.base == -1 for step in server.sender.steps}
+    assert sizes == {False}
+
+
+def test_batch_norm_counters_travel_both_ways():
+    """Integer tensors of no dimension keep their shape on the wire, and their values."""
+    model = {"name": "resnet", "norm": "batch", "width": 4, "stages": 1}
+    assembly = assemble(scenario(rounds=2).model_copy(update={"model": model}))
+    server = assembly.server(assembly.local([0]))
+    counters = {int(array) for array in server.run().integers}
+    assert counters == {sum(row["steps"] for row in server.records.rows["silos"])}
+
+
 @pytest.mark.parametrize("participation", [1.0, 0.5])
 @pytest.mark.parametrize("every", [1, 2])
 def test_interrupted_run_ends_with_the_same_numbers(tmp_path, monkeypatch, participation, every):

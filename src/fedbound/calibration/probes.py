@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ class Probe:
         seed: the run's seed.
         accuracy: validation accuracy over all silos' samples, mean of the last three evaluations.
         spread: standard deviation over silos of their validation accuracy at the end.
-        bytes_up: uplink bytes, headers included.
-        raw_up: the same uncompressed.
+        bytes_up, bytes_down: bytes each way, headers included.
+        raw_up: those of the uplink uncompressed.
         model: the final model.
     """
 
@@ -34,6 +35,7 @@ class Probe:
     accuracy: float
     spread: float
     bytes_up: int
+    bytes_down: int
     raw_up: int
     model: State
 
@@ -54,12 +56,22 @@ class Prober:
         s = self.scenario
         if scale:
             exchange = study.Exchange(
-                codec=s.calibration.codec, mode=s.mode, error_feedback=s.error_feedback, bound=scale, bound_mode="rel"
+                codec=s.calibration.codec,
+                mode=s.mode,
+                error_feedback=s.error_feedback,
+                bound=scale,
+                **self._downlink(scale),
             )
         else:
             exchange = study.Exchange(codec="none", mode=s.mode)
         training = study.Training(**s.training.model_dump(), rounds=s.calibration.rounds)
         return Assembly(s.data, s.model, training, exchange, seed, source=self.federation)
+
+    def _downlink(self, scale: float) -> dict[str, Any]:
+        s = self.scenario
+        if s.downlink_bound == "calibrated":
+            return {"downlink": s.downlink, "downlink_bound": scale, "bound_mode": "rel"}
+        return {"downlink": s.downlink, "downlink_bound": s.downlink_bound, "bound_mode": s.bound_mode}
 
     def probe(self, scale: float, seed: int) -> Probe:
         """The run at `scale` with `seed`, made at most once.
@@ -88,9 +100,10 @@ class Prober:
                 "(its loss is NaN); lower it before calibrating"
             )
         sent = sum(row["bytes_up"] for row in rows["silos"])
+        down = sum(row["bytes_down"] for row in rows["rounds"])
         raw = sum(row["raw_up"] for row in rows["silos"])
         if diverged:  # a bound at which training breaks down keeps nothing
-            return Probe(scale, seed, 0.0, 0.0, max(sent, 1), raw, server.model)
+            return Probe(scale, seed, 0.0, 0.0, max(sent, 1), down, raw, server.model)
         by_round: dict[int, dict[str, float]] = {}
         for round_ in sorted({row["round"] for row in rows["evaluations"]})[-LAST:]:
             found = [row for row in rows["evaluations"] if row["round"] == round_ and row["validation_samples"]]
@@ -103,6 +116,7 @@ class Prober:
             float(np.mean([figures["accuracy"] for figures in by_round.values()])),
             by_round[max(by_round)]["accuracy_sd"],
             sent,
+            down,
             raw,
             server.model,
         )

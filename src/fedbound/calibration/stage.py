@@ -55,30 +55,37 @@ def run(scenario: study.CalibrateScenario, inputs: Mapping[str, Path]) -> Artifa
 
 
 def _bounds(prober: Prober, decision: Decision) -> list[dict[str, Any]]:
-    """One row per tensor: the scale, the absolute bound at round 0, predicted bits and sensitivity."""
-    seeds = prober.scenario.calibration.seeds
-    found = [first_updates(prober, seed) for seed in seeds]
+    """One row per direction and tensor: the scale, the absolute bound at round 0, predicted bits and sensitivity.
+
+    What goes down first is, as far as is known before training, the mean of the silos' first updates.
+    """
+    found = [first_updates(prober, seed) for seed in prober.scenario.calibration.seeds]
     layout = found[0][0]
-    updates = [update for _, updates in found for update in updates]
+    sent = {"up": [update for _, updates in found for update in updates]}
+    if prober.scenario.downlink_bound == "calibrated":
+        share = np.array([len(silo.train) for silo in prober.federation.silos], np.float64)
+        share /= share.sum()
+        sent["down"] = [np.tensordot(share, np.stack(updates), 1).astype(np.float32) for _, updates in found]
     sensitivity = _sensitivity(prober, layout)
-    rows = []
-    for name, part in layout.slices.items():
-        pieces = [update[part] for update in updates]
-        bounds = [decision.accepted * float(np.ptp(piece)) for piece in pieces]
-        bits = [entropy_bits(piece, bound) for piece, bound in zip(pieces, bounds, strict=True)]
-        rows.append(
-            {
-                "direction": "up",
-                "silo": -1,
-                "tensor": name,
-                "bound": float(np.mean(bounds)),
-                "rule": "range",
-                "scale": decision.accepted,
-                "predicted_bits": float(np.mean(bits)),
-                "sensitivity": sensitivity[name],
-            }
-        )
-    return rows
+    return [
+        {
+            "direction": direction,
+            "silo": -1,
+            "tensor": name,
+            "rule": "range",
+            "scale": decision.accepted,
+            "sensitivity": sensitivity[name],
+            **_at_start([update[part] for update in updates], decision.accepted),
+        }
+        for direction, updates in sent.items()
+        for name, part in layout.slices.items()
+    ]
+
+
+def _at_start(pieces: list[np.ndarray], scale: float) -> dict[str, float]:
+    bounds = [scale * float(np.ptp(piece)) for piece in pieces]
+    bits = [entropy_bits(piece, bound) for piece, bound in zip(pieces, bounds, strict=True)]
+    return {"bound": float(np.mean(bounds)), "predicted_bits": float(np.mean(bits))}
 
 
 def _sensitivity(prober: Prober, layout: Layout) -> dict[str, float]:
@@ -114,6 +121,7 @@ def _probes(prober: Prober) -> list[dict[str, Any]]:
             "drop": 100 * (prober.probe(0.0, probe.seed).accuracy - probe.accuracy),
             "spread": probe.spread,
             "bytes_up": probe.bytes_up,
+            "bytes_down": probe.bytes_down,
             "ratio_up": probe.raw_up / probe.bytes_up,
         }
         for probe in probes
@@ -130,6 +138,6 @@ def _decision(prober: Prober, decision: Decision, seconds: float) -> dict[str, A
         "upper_drop": upper_limit(drops),
         "seeds": len(drops),
         "probes": len(prober.done),
-        "bytes": sum(probe.bytes_up for probe in prober.done.values()),
+        "bytes": sum(probe.bytes_up + probe.bytes_down for probe in prober.done.values()),
         "seconds": seconds,
     }

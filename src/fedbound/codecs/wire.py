@@ -27,6 +27,7 @@ _CRC = struct.Struct("<I")
 _RECORD = struct.Struct("<IBBBBdQ")  # name, dtype, ndim, codec, codec version, bound, payload bytes
 _FIELD = struct.Struct("<Id")
 _START = _HEADER.size + _CRC.size
+FIELD_BYTES = _FIELD.size
 MAX_DIMENSIONS = 16
 MAX_TEXT = 65536
 
@@ -42,6 +43,7 @@ class Kind(IntEnum):
     CHECKPOINT = 6
     STOP = 7
     FAILURE = 8
+    RESYNC = 9
 
 
 class Flags(IntFlag):
@@ -55,7 +57,8 @@ class Flags(IntFlag):
 FIELDS = (
     "samples", "steps", "train_loss", "test_samples", "test_correct", "test_loss", "validation_samples",
     "validation_correct", "train_seconds", "evaluate_seconds", "encode_seconds", "wait_seconds", "memory_bytes",
-    "error_over_bound", "violations", "residual_norm", "raw_bytes", "checkpoint_label",
+    "error_over_bound", "violations", "residual_norm", "raw_bytes", "checkpoint_label", "base_version", "base_crc",
+    "decode_seconds", "global_loss",
 )  # fmt: skip  # a field's index here is its number on the wire: append only
 # whole numbers >= 0; of the others only losses may be infinite or NaN, as those of a diverged training are
 COUNTS = frozenset(name for name in FIELDS if name.endswith(("samples", "correct", "bytes"))) | {"steps", "violations"}
@@ -117,6 +120,14 @@ class Limits:
     expected: Sequence[tuple[tuple[int, ...], np.dtype]] | None = None
     records: int = 1 << 20
     bytes: int = 1 << 40
+
+
+def size(message: Message) -> int:
+    """Bytes that `pack` will make of the message."""
+    text = len(message.text.encode(errors="replace")[:MAX_TEXT])
+    heads = sum(_RECORD.size + 8 * len(record.shape) for record in message.records)
+    payload = sum(memoryview(record.payload).nbytes for record in message.records)
+    return _START + len(message.fields) * _FIELD.size + text + heads + payload
 
 
 def pack(message: Message) -> bytearray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -14,6 +14,11 @@ from fedbound.study import Exchange
 
 if TYPE_CHECKING:
     from fedbound.artifacts import Artifact
+
+
+TAIL = 0.001  # share of values on each side that RobustRange leaves out
+Direction = Literal["up", "down"]
+ALL_SILOS = -1
 
 
 class BoundRule(Protocol):
@@ -43,6 +48,32 @@ class Range:
 
 
 @dataclass(frozen=True)
+class RobustRange:
+    """`scale` times the range of the central 99.8 % of the values, so that single outliers do not widen the bound.
+
+    Where that range is 0, as in a tensor that is nearly all zeros, the whole range is used.
+    """
+
+    scale: float
+
+    def absolute(self, block: Block, values: np.ndarray) -> float:
+        if not values.size:
+            return 0.0
+        low, high = np.quantile(values, (TAIL, 1 - TAIL)).astype(np.float64)
+        return self.scale * float(high - low) or _range_bound(self.scale, values)
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """`scale` times the standard deviation of the values."""
+
+    scale: float
+
+    def absolute(self, block: Block, values: np.ndarray) -> float:
+        return self.scale * float(values.std(dtype=np.float64)) if values.size else 0.0
+
+
+@dataclass(frozen=True)
 class Calibrated:
     """The rules of a bounds artifact for one silo: a scale per tensor, the smallest one for a shared block."""
 
@@ -59,39 +90,56 @@ def _range_bound(scale: float, values: np.ndarray) -> float:
     return scale * (float(values.max()) - float(values.min()))
 
 
-def rule(exchange: Exchange, layout: Layout, silo: int, bounds: Artifact | None) -> BoundRule:
-    """The bound rule of one silo's uplink.
+_MODES: dict[str, type[Absolute] | type[Range] | type[RobustRange] | type[Deviation]] = {
+    "abs": Absolute,
+    "rel": Range,
+    "rel_quantile": RobustRange,
+    "std": Deviation,
+}
+
+
+def rule(
+    exchange: Exchange, layout: Layout, silo: int, bounds: Artifact | None, direction: Direction = "up"
+) -> BoundRule:
+    """The bound rule of one silo's uplink, or of the downlink that all silos share.
 
     Args:
+        silo: the silo's number; ALL_SILOS for the downlink.
         bounds: the calibrate stage's artifact; needed when the bound is 'calibrated'.
 
     Raises:
         InputError: the bounds artifact is missing or belongs to another model.
     """
-    if exchange.bound is None:
+    bound = exchange.bound if direction == "up" else exchange.downlink_bound
+    if bound is None:
         return Absolute(0.0)
-    if exchange.bound != "calibrated":
-        return Range(exchange.bound) if exchange.bound_mode == "rel" else Absolute(exchange.bound)
+    if bound != "calibrated":
+        return _MODES[exchange.bound_mode or "rel"](bound)
     if bounds is None:
         raise InputError("exchange.bound: 'calibrated' needs a bounds artifact; give it with --input bounds=FILE")
-    scales = _scales(bounds, silo)
+    scales = _scales(bounds, silo, direction)
     missing = [name for name in layout.slices if name not in scales]
-    if missing:
+    if missing and scales:
         raise InputError(
             f"the bounds artifact has no bound for tensor {missing[0]!r}: it was calibrated for another model; "
             "run calibrate for this one"
         )
+    if missing:
+        raise InputError(
+            f"the bounds artifact has no bounds for the direction {direction!r}: it was calibrated for another "
+            "exchange; run calibrate for this one"
+        )
     return Calibrated(scales)
 
 
-def _scales(bounds: Artifact, silo: int) -> dict[str, float]:
-    """Scale per tensor of the uplink; a silo's own row beats the row for all (-1)."""
+def _scales(bounds: Artifact, silo: int, direction: Direction) -> dict[str, float]:
+    """Scale per tensor of one direction; a silo's own row beats the row for all (-1)."""
     table = bounds.tables["bounds"]
     columns = [table[key].values for key in ("direction", "silo", "tensor", "rule", "scale")]
     scales: dict[str, float] = {}
     own: set[str] = set()
-    for direction, owner, tensor, kind, scale in zip(*columns, strict=True):
-        if direction != "up" or owner not in (-1, silo):
+    for where, owner, tensor, kind, scale in zip(*columns, strict=True):
+        if where != direction or owner not in (ALL_SILOS, silo):
             continue
         if kind != "range":
             raise InputError(f"the bounds artifact scales {tensor!r} by the unknown rule {kind!r}; update fedbound")

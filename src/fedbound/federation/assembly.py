@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from fedbound import study
 from fedbound.data import Federation, federation
 from fedbound.exchange import bounds as rules
+from fedbound.exchange import downlink
+from fedbound.exchange.blocks import Encoder
 from fedbound.exchange.layout import Layout, State
-from fedbound.exchange.uplink import Uplink
+from fedbound.exchange.uplink import Receiver, Uplink
 from fedbound.federation import checkpoint, schedulers
 from fedbound.federation.records import Records
-from fedbound.federation.server import Server
+from fedbound.federation.server import Exchange, Server
 from fedbound.federation.silo import Silo
 from fedbound.federation.transports import Transport
 from fedbound.federation.transports.local import LocalTransport
@@ -24,6 +26,9 @@ from fedbound.registry import ALGORITHMS, CODECS
 
 if TYPE_CHECKING:
     from fedbound.artifacts import Artifact
+
+
+_ENDS: tuple[tuple[rules.Direction, int], ...] = (("up", 0), ("down", rules.ALL_SILOS))
 
 
 @dataclass
@@ -54,7 +59,8 @@ class Assembly:
 
         training.resolve_device(self.training.device)  # refuse a missing GPU before anything starts
         layout = Layout(state.specs(self.module()))
-        rules.rule(self.exchange, layout, 0, self.bounds)  # refuse foreign bounds before anything starts
+        for direction, silo in _ENDS:  # refuse foreign bounds before anything starts
+            rules.rule(self.exchange, layout, silo, self.bounds, direction)
         return layout
 
     def module(self) -> Any:
@@ -69,11 +75,20 @@ class Assembly:
 
         return self.layout.flatten(state.get_state(self.module()))
 
+    def encoder(self, direction: rules.Direction, silo: int = rules.ALL_SILOS) -> Encoder:
+        """How the blocks of one direction are encoded; for the uplink, those of `silo`."""
+        choice = self.exchange.codec if direction == "up" else self.exchange.downlink
+        assert choice is not None  # a validated exchange names both codecs
+        rule = rules.rule(self.exchange, self.layout, silo, self.bounds, direction)
+        return Encoder(self.layout, CODECS.make(choice), rule, self.exchange.non_finite)
+
+    def _server_exchange(self) -> Exchange:
+        sender = downlink.Sender(self.encoder("down"), self.exchange.mode, self.initial_state())
+        return Exchange(sender, Receiver(self.layout, self.exchange.mode, self.exchange.non_finite))
+
     def silo(self, number: int, folder: Path | None = None) -> Silo:
         """Silo `number`; its checkpoints go to `folder`."""
-        rule = rules.rule(self.exchange, self.layout, number, self.bounds)
-        codec = CODECS.make(self.exchange.codec)
-        uplink = Uplink(self.layout, codec, rule, self.exchange.mode, bool(self.exchange.error_feedback))
+        uplink = Uplink(self.encoder("up", number), self.exchange.mode, bool(self.exchange.error_feedback))
         return Silo(
             number,
             self.module(),
@@ -96,7 +111,7 @@ class Assembly:
             ALGORITHMS.make(self.training.algorithm),
             scheduler,
             transport,
-            self.exchange.mode,
+            self._server_exchange(),
             self.training.evaluate_every,
             Records(folder / "records.jsonl" if folder else None),
             checkpoint.Store(folder, checkpoint.SERVER) if folder else None,

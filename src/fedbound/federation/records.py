@@ -91,7 +91,8 @@ _NO_EVALUATION = dict.fromkeys(
 
 
 _INITIAL = {
-    **dict.fromkeys(("round", "bytes_up", "bytes_down", "raw_up", "raw_down", "violations", "checkpoint_bytes"), 0),
+    **dict.fromkeys(("round", "bytes_up", "bytes_down", "raw_up", "raw_down", "violations"), 0),
+    **dict.fromkeys(("checkpoint_bytes", "resync_bytes", "downlink_seconds"), 0),
     **dict.fromkeys(("seconds", "aggregate_seconds", "decode_seconds", "wait_seconds", "checkpoint_seconds"), 0.0),
     "ratio_up": float("nan"),
 }  # round 0: the model that nobody has trained yet

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from fedbound.codecs import wire
 from fedbound.errors import FederationError, MessageError
 from fedbound.exchange import downlink
+from fedbound.exchange.bounds import ALL_SILOS
 from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.uplink import Receiver
 from fedbound.federation import checkpoint
@@ -45,6 +46,14 @@ _UPDATE_FIELDS = {
 }  # fmt: skip
 
 
+@dataclass
+class Exchange:
+    """The server's ends of the exchange."""
+
+    sender: downlink.Sender
+    receiver: Receiver
+
+
 class Server:
     """The federation's server. Owns the global model, its version, the scheduler and the run's records.
 
@@ -54,7 +63,7 @@ class Server:
         algorithm: folds updates into the model.
         scheduler: says who trains when.
         transport: moves the messages.
-        mode: "delta" or "weights", as the silos send.
+        exchange: the server's ends of the exchange.
         evaluate_every: versions between evaluations.
         records: takes the rows.
         store: where checkpoints go; None where nothing survives.
@@ -68,7 +77,7 @@ class Server:
         algorithm: Algorithm,
         scheduler: Scheduler,
         transport: Transport,
-        mode: str,
+        exchange: Exchange,
         evaluate_every: int,
         records: Records,
         store: checkpoint.Store | None = None,
@@ -79,7 +88,8 @@ class Server:
         self.algorithm = algorithm
         self.scheduler = scheduler
         self.transport = transport
-        self.receiver = Receiver(layout, mode)
+        self.sender = exchange.sender
+        self.receiver = exchange.receiver
         self.evaluate_every = evaluate_every
         self.records = records
         self.store = store
@@ -90,6 +100,8 @@ class Server:
         self.limits = wire.Limits(expected=layout.expected())
         self.waiting: dict[int, tuple[Any, float]] = {}  # encoded updates that have arrived, with their time
         self.sent: dict[int, tuple[int, int]] = {}  # silo -> (version, bytes) of the model it trains on
+        self.held: dict[int, int] = {}  # silo -> version of its copy of the model; 0 where it is not here
+        self.asked: dict[int, tuple[wire.Flags, dict[str, float]]] = {}  # silo -> what the last model asked of it
         self.evaluating: set[int] = set()  # silos whose evaluation of the current version is still to come
         self.evaluated_version = -1
         self.silo_labels: dict[int, int] = {}
@@ -170,6 +182,9 @@ class Server:
             self.waiting[silo] = (buffer, self._now())
             return True
         message = wire.unpack(buffer, limits=wire.Limits())
+        if header.kind == wire.Kind.RESYNC:
+            self._resync(silo, len(buffer))
+            return False
         if header.kind == wire.Kind.FAILURE:
             raise FederationError(f"silo {silo} failed in round {self.version + 1}: {message.text}")
         if header.kind == wire.Kind.EVALUATION:
@@ -192,20 +207,71 @@ class Server:
             self._send_model(sorted(self.evaluating - set(silos)), wire.Flags.EVALUATE, 0)
 
     def _send_model(self, silos: Sequence[int], flags: wire.Flags, steps: int) -> None:
-        records = downlink.encode_model(self.layout, self.model) if silos else []
-        packed: dict[int, bytearray] = {}
+        """Bring the copies of `silos` to the current model and tell them what to do with it."""
+        if not silos:
+            return
+        self._advance()
+        packed: dict[tuple[int, int], _Parcel] = {}
         for silo in silos:
-            label = self.restored.pop(silo, NO_LABEL)
-            if label not in packed:
-                fields = {"steps": float(steps), "checkpoint_label": float(label)}
-                packed[label] = wire.pack(
-                    wire.Message(wire.Kind.MODEL, SERVER, self.version, self.version, records, fields, flags=flags)
-                )
+            base, label = self.held.get(silo, 0), self.restored.pop(silo, NO_LABEL)
+            command = {"steps": float(steps), "checkpoint_label": float(label)}
+            if (base, label) not in packed:
+                packed[base, label] = self._pack(self.sender.path(base), flags, command)
+            parcel = packed[base, label]
+            self.held[silo] = self.version
+            self.asked[silo] = (flags, command)
             if flags & wire.Flags.TRAIN:
-                self.sent[silo] = (self.version, len(packed[label]))
-            self.row["bytes_down"] += len(packed[label])
-            self.row["raw_down"] += self.layout.raw_bytes
-            self.transport.send(silo, packed[label])
+                self.sent[silo] = (self.version, parcel.size)
+            self.row["bytes_down"] += parcel.size
+            self.row["resync_bytes"] += sum(map(len, parcel.messages)) - parcel.size
+            self.row["raw_down"] += self.layout.raw_bytes if parcel.carries_model else 0
+            for message in parcel.messages:
+                self.transport.send(silo, message)
+
+    def _advance(self) -> None:
+        started = time.perf_counter()
+        encoding = self.sender.advance(self.model, self.version)
+        if encoding is None:
+            return
+        self.row["violations"] += encoding.violations
+        self._note_tensors("down", ALL_SILOS, self.version, encoding.records)
+        self.row["downlink_seconds"] += time.perf_counter() - started
+
+    def _pack(self, path: list[downlink.Step], flags: wire.Flags, command: dict[str, float]) -> _Parcel:
+        """The messages that carry the steps of `path`; the last one says what to do."""
+        size = sum(step.size for step in path) + wire.FIELD_BYTES * len(command)
+        carries_model = not path[-1].empty
+        if any(step.records is None for step in path):
+            path = [self.sender.whole()]  # the steps were lost in a restart, and so were the silos' copies
+        messages = []
+        for step in path:
+            last = step is path[-1]
+            fields = downlink.fields(step) | (command if last else {})
+            messages.append(
+                wire.pack(
+                    wire.Message(
+                        wire.Kind.MODEL,
+                        SERVER,
+                        self.version,
+                        step.version,
+                        step.records or [],
+                        fields,
+                        flags=flags if last else wire.Flags(0),
+                    )
+                )
+            )
+        return _Parcel(messages, size, carries_model)
+
+    def _resync(self, silo: int, asked_bytes: int) -> None:
+        """The silo does not hold what the last step starts from: send it the whole copy, with the same command."""
+        flags, command = self.asked[silo]
+        (message,) = self._pack([self.sender.whole()], flags, command).messages
+        self.held[silo] = self.sender.version
+        if silo in self.sent:
+            self.sent[silo] = (self.sender.version, self.sent[silo][1])
+        self.row["bytes_up"] -= asked_bytes  # a restart must not show in the run's traffic
+        self.row["resync_bytes"] += asked_bytes + len(message)
+        self.transport.send(silo, message)
 
     # ---- the transaction ------------------------------------------------------------------------------------------
 
@@ -291,9 +357,13 @@ class Server:
         arrays = {"model": self.model.vector}
         arrays |= {f"integer-{i}": array for i, array in enumerate(self.model.integers)}
         arrays |= {f"algorithm-{key}": array for key, array in self.algorithm.state().items()}
+        copies, sender = self.sender.state()
+        arrays |= {f"downlink-{key}": array for key, array in copies.items()}
         meta = {
             "version": self.version,
             "scheduler": self.scheduler.state(),
+            "sender": sender,
+            "held": {str(silo): version for silo, version in self.held.items()},
             "pending": [[type(action).__name__, asdict(action)] for action in pending],
             "silo_labels": {str(silo): label for silo, label in self.silo_labels.items()},
             "evaluated_version": self.evaluated_version,
@@ -304,8 +374,9 @@ class Server:
         self.version = self.resumed_from = state.meta["version"]
         self.model.vector[:] = state.arrays["model"]
         self.model.integers = [state.arrays[f"integer-{i}"] for i in range(len(self.layout.integers))]
-        prefix = "algorithm-"
-        self.algorithm.restore({k.removeprefix(prefix): v for k, v in state.arrays.items() if k.startswith(prefix)})
+        self.algorithm.restore(_part(state.arrays, "algorithm-"))
+        self.sender.restore(_part(state.arrays, "downlink-"), state.meta["sender"])
+        self.held = {int(silo): version for silo, version in state.meta["held"].items()}
         self.scheduler.restore(state.meta["scheduler"])
         self.silo_labels = {int(silo): label for silo, label in state.meta["silo_labels"].items()}
         self.restored = dict(self.silo_labels)
@@ -317,10 +388,10 @@ class Server:
     # ---- records --------------------------------------------------------------------------------------------------
 
     def _begin_row(self) -> None:
-        keys = ("bytes_up", "bytes_down", "raw_up", "raw_down", "violations", "checkpoint_bytes")
+        keys = ("bytes_up", "bytes_down", "raw_up", "raw_down", "violations", "checkpoint_bytes", "resync_bytes")
         self.row: dict[str, Any] = dict.fromkeys(keys, 0)
         times = ("seconds", "aggregate_seconds", "decode_seconds", "wait_seconds", "checkpoint_seconds")
-        self.row |= dict.fromkeys(times, 0.0)
+        self.row |= dict.fromkeys((*times, "downlink_seconds"), 0.0)
         self.row_started = time.perf_counter()
         self.folded_now: set[int] = set()
 
@@ -351,6 +422,7 @@ class Server:
             **{key: fields[key] for key in ("train_loss", "error_over_bound", "residual_norm")},
             **{key: fields[key] for key in ("train_seconds", "encode_seconds", "wait_seconds")},
             evaluate_seconds=fields.get("evaluate_seconds", 0.0),
+            model_seconds=fields.get("decode_seconds", 0.0),
             bytes_up=size,
             payload_up=sum(len(record.payload) for record in message.records),
             raw_up=int(fields["raw_bytes"]),
@@ -359,11 +431,15 @@ class Server:
             decode_seconds=decode_seconds,
             arrival_seconds=arrival - (self.row_started - self.clock),
         )
-        for record in message.records[: len(self.layout.blocks)]:
+        self._note_tensors("up", silo, round_, message.records)
+
+    def _note_tensors(self, direction: str, silo: int, round_: int, records: list[wire.Record]) -> None:
+        for record in records[: len(self.layout.blocks)]:
             block = self.layout.blocks[record.name]
             self.records.add(
                 "tensors",
                 round=round_,
+                direction=direction,
                 silo=silo,
                 block=block.name,
                 values=block.size,
@@ -398,3 +474,22 @@ class Server:
             self._take(*received)
         # under the next label: a restart from the last checkpoint evaluates again and must not find these rows
         self.records.commit(self.version + 1)
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """What is sent to one silo.
+
+    Attributes:
+        messages: in order; the last one says what to do.
+        size: their bytes, or what they would have been without a restart.
+        carries_model: False where the silo holds the model already.
+    """
+
+    messages: list[bytearray]
+    size: int
+    carries_model: bool
+
+
+def _part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}

@@ -59,6 +59,7 @@ class Silo:
         self.split = split
         self.layout = layout
         self.uplink = uplink
+        self.holder = downlink.Holder(layout, self._state())
         self.algorithm = algorithm
         self.settings = settings
         self.seed = seed
@@ -86,20 +87,28 @@ class Silo:
             return wire.pack(self._message(wire.Kind.ACK, message.round, message.model_version))
         if kind != wire.Kind.MODEL:
             raise FederationError(f"silo {self.number} got a message of kind {kind.name}, which a silo does not take")
-        return wire.pack(self._round(message))
+        answer = self._round(message)
+        return None if answer is None else wire.pack(answer)
 
     def _echo(self, buffer: bytes | bytearray | memoryview) -> bytearray:
         """Send a link measurement's bytes back."""
         message = wire.unpack(buffer, limits=wire.Limits())
         return wire.pack(self._message(wire.Kind.HELLO, message.round, 0, records=message.records))
 
-    def _round(self, message: wire.Message) -> wire.Message:
-        reference = downlink.decode_model(self.layout, message)
+    def _round(self, message: wire.Message) -> wire.Message | None:
+        started = time.perf_counter()
+        if not self.holder.take(message):
+            # a step on the way to the commanding message needs no answer: that one will not fit either
+            return self._message(wire.Kind.RESYNC, message.round, message.model_version) if message.flags else None
+        if not message.flags:
+            return None
+        reference = self.holder.state
         self._load(reference)
+        loaded = time.perf_counter() - started
         label = int(message.fields.get("checkpoint_label", NO_LABEL))
         if label != NO_LABEL:
             self._restore(label)
-        fields = {"wait_seconds": self.wait_seconds}
+        fields = {"wait_seconds": self.wait_seconds, "decode_seconds": loaded}
         if message.flags & wire.Flags.EVALUATE:
             fields |= self._evaluate()
         if not message.flags & wire.Flags.TRAIN:

@@ -79,6 +79,7 @@ def _refuse_foreign(bounds: Artifact, scenario: study.TrainScenario, path: Path)
         "model": scenario.model,
         "mode": scenario.exchange.mode,
         "error_feedback": bool(scenario.exchange.error_feedback),
+        "downlink_bound": scenario.exchange.downlink_bound,
     }
     for key, value in ours.items():
         if bounds.scenario.get(key) != value:

@@ -16,7 +16,7 @@ from fedbound.calibration.accuracy import entropy_bits
 from fedbound.codecs import wire
 from fedbound.codecs.guard import encode_checked
 from fedbound.errors import FederationError, InputError
-from fedbound.exchange import downlink
+from fedbound.exchange import blocks
 from fedbound.exchange.layout import State
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.server import SERVER, Server
@@ -102,7 +102,7 @@ def _silo_rows(server: Server) -> list[dict[str, Any]]:
 
 def _alone(transport: Transport, assembly: Assembly, model: State) -> list[float]:
     """Local training time of each silo while all others wait (median of three rounds)."""
-    records = downlink.encode_model(assembly.layout, model)
+    records = blocks.exact(assembly.layout, model)
     found = []
     for silo in range(transport.silos):
         times = []
@@ -177,7 +177,8 @@ def _server_row(server: Server, costs: list[dict[str, Any]], ranks: int) -> dict
     rows = [row for row in server.records.rows["rounds"] if row["round"] > 1]
     silos = server.transport.silos
     work = [row["aggregate_seconds"] + row["decode_seconds"] for row in rows]
-    other = [(row["seconds"] - row["wait_seconds"] - w) / (2 * silos) for row, w in zip(rows, work, strict=True)]
+    known = [row["wait_seconds"] + row["downlink_seconds"] + w for row, w in zip(rows, work, strict=True)]
+    other = [(row["seconds"] - k) / (2 * silos) for row, k in zip(rows, known, strict=True)]
     slowest = max(row["train_seconds"] + row["evaluate_seconds"] + row["encode_seconds"] for row in costs)
     overhead = [row["seconds"] - slowest - w for row, w in zip(rows, work, strict=True)]
     return {
@@ -204,12 +205,13 @@ def _codec_rows(assembly: Assembly, final: State, repeats: int) -> list[dict[str
 
 
 def _time_codec(uplink: Any, block: Any, values: np.ndarray, repeats: int) -> dict[str, Any]:
-    bound = uplink.rule.absolute(block, values)
-    checked = encode_checked(uplink.codec, values, bound)
-    encode = _median_time(lambda: uplink.codec.encode(values, bound), repeats)
+    codec = uplink.encoder.codec
+    bound = uplink.encoder.rule.absolute(block, values)
+    checked = encode_checked(codec, values, bound)
+    encode = _median_time(lambda: codec.encode(values, bound), repeats)
     out = np.empty_like(values)
-    decode = _median_time(lambda: uplink.codec.decode(checked.payload, out), repeats)
-    bits = entropy_bits(values, bound) if uplink.codec.error_bounded else float("nan")
+    decode = _median_time(lambda: codec.decode(checked.payload, out), repeats)
+    bits = entropy_bits(values, bound) if codec.error_bounded else float("nan")
     return {
         "values": values.size,
         "bound": bound,

@@ -1,0 +1,163 @@
+"""Encoding and decoding all blocks of a flat vector: what both directions have in common."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+from fedbound import codecs
+from fedbound.codecs.guard import Checked, encode_checked
+from fedbound.codecs.payload import all_finite, contiguous
+from fedbound.codecs.wire import Message, Record
+from fedbound.errors import FederationError, MessageError
+from fedbound.exchange.bounds import BoundRule
+from fedbound.exchange.layout import Block, Layout, State
+
+NonFinite = Literal["reject", "lossless"]
+
+
+@dataclass
+class Encoding:
+    """What one encoding gave.
+
+    Attributes:
+        records: one record per block, then one per integer tensor.
+        decoded: flat float32 vector that the receiver will decode, bit for bit.
+        violations: blocks whose first encoding broke the bound and was replaced.
+        error_over_bound: largest |v - decoded| / bound over the lossy blocks.
+    """
+
+    records: list[Record]
+    decoded: np.ndarray
+    violations: int
+    error_over_bound: float
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How the blocks of one direction are encoded.
+
+    Attributes:
+        layout: the model's layout, the same at both ends.
+        codec: codec of the float blocks.
+        rule: gives each block's absolute bound.
+        non_finite: what becomes of a block that holds NaN or infinities: "reject" refuses it, "lossless" sends it as
+            it is, since no bound makes sense for it.
+    """
+
+    layout: Layout
+    codec: codecs.Codec
+    rule: BoundRule
+    non_finite: NonFinite = "reject"
+
+    def encode(self, v: np.ndarray, integers: list[np.ndarray]) -> Encoding:
+        """Encode the flat float32 vector `v` block by block, and integer tensors losslessly.
+
+        Blocks are encoded by OMP_NUM_THREADS threads where the codec's library lets go of Python's lock.
+
+        Raises:
+            FederationError: `v` holds NaN or infinite values and those are to be rejected.
+        """
+        encoding = Encoding([], np.empty_like(v), 0, 0.0)
+        for index, (block, checked) in enumerate(zip(self.layout.blocks, self._checked(v), strict=True)):
+            encoding.decoded[block.start : block.stop] = checked.decoded
+            encoding.violations += checked.violations
+            encoding.error_over_bound = max(encoding.error_over_bound, checked.error_over_bound)
+            values = v[block.start : block.stop]
+            encoding.records.append(_record(index, values, checked.codec_id, checked.bound, checked.payload))
+        encoding.records += self._integer_records(integers)
+        return encoding
+
+    def _checked(self, v: np.ndarray) -> list[Checked]:
+        def one(block: Block) -> Checked:
+            return self._encode_block(block, v[block.start : block.stop])
+
+        workers = threads() if getattr(self.codec, "releases_gil", False) else 1
+        if workers == 1 or len(self.layout.blocks) == 1:
+            return [one(block) for block in self.layout.blocks]
+        return list(_pool(workers).map(one, self.layout.blocks))
+
+    def _encode_block(self, block: Block, values: np.ndarray) -> Checked:
+        if all_finite(values):
+            return encode_checked(self.codec, values, self.rule.absolute(block, values))
+        if self.non_finite == "lossless":
+            return encode_checked(codecs.get("lossless"), values, 0.0)
+        raise FederationError(
+            f"the update of tensor {self._culprit(block, values)!r} holds NaN or infinite values; "
+            "lower the learning rate or check the data"
+        )
+
+    def _culprit(self, block: Block, values: np.ndarray) -> str:
+        slices = self.layout.slices
+        inside = ((n, values[slices[n].start - block.start : slices[n].stop - block.start]) for n in block.tensors)
+        return next(name for name, part in inside if not np.isfinite(part).all())
+
+    def _integer_records(self, integers: list[np.ndarray]) -> list[Record]:
+        codec = codecs.get("lossless")
+        first = len(self.layout.blocks)
+        return [
+            _record(first + i, array, codec.id, 0.0, codec.encode(array, 0.0))
+            for i, array in enumerate(map(contiguous, integers))
+        ]
+
+
+def _record(index: int, values: np.ndarray, codec_id: int, bound: float, payload: bytes) -> Record:
+    version = codecs.by_id(codec_id).version
+    return Record(index, values.dtype, values.shape, codec_id, version, bound, payload)
+
+
+def threads() -> int:
+    """Threads that one rank may use: OMP_NUM_THREADS, one where it is unset."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(text)) if text.isdigit() else 1
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="fedbound-encode")
+
+
+def decode_records(
+    layout: Layout, message: Message, out: np.ndarray, decoders: dict[int, codecs.Codec]
+) -> list[np.ndarray]:
+    """Decode all of a message's records: float blocks into `out`, integer tensors into the list returned.
+
+    Raises:
+        MessageError: the records are not exactly the layout's, or one does not decode.
+    """
+    who = "the server" if message.sender < 0 else f"silo {message.sender}"
+    count = len(layout.blocks) + len(layout.integers)
+    if sorted(record.name for record in message.records) != list(range(count)):
+        raise MessageError(f"message from {who} does not hold exactly the model's {count} records; it is rejected")
+    integers = [np.empty(tuple(s.shape), np.dtype(s.dtype)) for s in layout.integers]
+    for record in message.records:
+        floats = record.name < len(layout.blocks)
+        block = layout.blocks[record.name] if floats else None
+        target = out[block.start : block.stop] if block else integers[record.name - len(layout.blocks)]
+        decoder = decoders.get(record.codec)
+        if decoder is None:
+            decoder = decoders[record.codec] = codecs.get(codecs.by_id(record.codec).name)
+        try:
+            decoder.decode(record.payload, target)
+        except ValueError as error:
+            raise MessageError(
+                f"message from {who}: record {record.name} does not decode ({error}); it is rejected"
+            ) from None
+    return integers
+
+
+def payload_bytes(records: list[Record]) -> int:
+    """Bytes of the records' payloads."""
+    return sum(len(record.payload) for record in records)
+
+
+def exact(layout: Layout, state: State) -> list[Record]:
+    """Records of a model as it is: float blocks uncompressed, integer tensors too."""
+    codec = codecs.get("none")
+    arrays = [state.vector[b.start : b.stop] for b in layout.blocks] + list(state.integers)
+    return [_record(i, array, codec.id, 0.0, codec.encode(array, 0.0)) for i, array in enumerate(arrays)]

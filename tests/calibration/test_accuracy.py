@@ -12,7 +12,7 @@ from scipy import stats
 
 from fedbound import study
 from fedbound.calibration import stage
-from fedbound.calibration.accuracy import _T95, entropy_bits, grid, search, upper_limit
+from fedbound.calibration.accuracy import _T95, grid, search, upper_limit
 from fedbound.errors import InputError
 
 
@@ -61,12 +61,6 @@ def test_upper_limit_covers_the_mean_in_95_of_100():
 def test_grid_is_logarithmic_and_includes_both_ends():
     assert grid(0.001, 1.0, 1) == [0.001, 0.01, 0.1, 1.0]
     assert len(grid(0.001, 1.0, 4)) == 13
-
-
-def test_entropy_of_known_symbols():
-    assert entropy_bits(np.zeros(100, np.float32), 0.1) == 0
-    assert entropy_bits(np.repeat(np.arange(8.0), 5), 0.5) == pytest.approx(3)
-    assert entropy_bits(np.ones(4, np.float32), 0.0) == 32
 
 
 def scenario(**calibration: object) -> study.CalibrateScenario:

@@ -215,7 +215,7 @@ def test_two_processes_give_the_same_bytes():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: a crash must not end the tests")
-@pytest.mark.parametrize("name", [usable("sz3"), usable("zfp")])
+@pytest.mark.parametrize("name", [usable("sz3"), usable("zfp"), usable("ebq")])
 def test_crafted_streams_do_not_crash_the_native_decoder(name):
     """Damage with a seal that fits it, as a hostile sender would make: only the library stands in the way.
 
@@ -294,7 +294,9 @@ def test_largest_error_sees_what_a_maximum_could_hide():
     assert largest_error(np.array([1], np.uint8), np.array([2], np.uint8)) == float("inf")
 
 
-@pytest.mark.parametrize(("name", "module"), [("zfp", "zfpy"), ("sz3", "pysz"), ("lossless", "zstandard")])
+@pytest.mark.parametrize(
+    ("name", "module"), [("zfp", "zfpy"), ("sz3", "pysz"), ("lossless", "zstandard"), ("ebq", "numba")]
+)
 def test_a_missing_package_is_one_sentence_with_the_mend(name, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=f"'{name}' needs the package '{module}'; install it with: pip install"):

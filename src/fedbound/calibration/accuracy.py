@@ -62,12 +62,3 @@ def search(scales: Sequence[float], keeps: Callable[[float], bool]) -> Decision:
         while low >= 0 and not keeps(scales[low]):
             high, low = low, low - 1
     return Decision(scales[low] if low >= 0 else 0.0, scales[high] if high < len(scales) else math.nan)
-
-
-def entropy_bits(values: np.ndarray, bound: float) -> float:
-    """Empirical entropy of round(x / (2 bound)), bits per value: what an ideal i.i.d. coder would need."""
-    if bound <= 0 or not values.size:
-        return float(8 * values.dtype.itemsize)
-    _, counts = np.unique(np.rint(values / (2 * bound)), return_counts=True)
-    p = counts / counts.sum()
-    return float(max(0.0, -(p * np.log2(p)).sum()))

@@ -11,8 +11,9 @@ import numpy as np
 
 from fedbound import artifacts, schemas, study
 from fedbound.artifacts import Artifact
-from fedbound.calibration.accuracy import Decision, entropy_bits, grid, search, upper_limit
+from fedbound.calibration.accuracy import Decision, grid, search, upper_limit
 from fedbound.calibration.probes import Prober, first_updates
+from fedbound.codecs.entropy import entropy_bits
 from fedbound.errors import InputError
 from fedbound.exchange.layout import Layout
 

@@ -80,7 +80,10 @@ class Assembly:
         choice = self.exchange.codec if direction == "up" else self.exchange.downlink
         assert choice is not None  # a validated exchange names both codecs
         rule = rules.rule(self.exchange, self.layout, silo, self.bounds, direction)
-        return Encoder(self.layout, CODECS.make(choice), rule, self.exchange.non_finite)
+        codec = CODECS.make(choice)
+        if hasattr(codec, "warm_up"):
+            codec.warm_up()
+        return Encoder(self.layout, codec, rule, self.exchange.non_finite)
 
     def _server_exchange(self) -> Exchange:
         sender = downlink.Sender(self.encoder("down"), self.exchange.mode, self.initial_state())

@@ -12,8 +12,8 @@ import numpy as np
 
 from fedbound import artifacts, schemas, study
 from fedbound.artifacts import Artifact
-from fedbound.calibration.accuracy import entropy_bits
 from fedbound.codecs import wire
+from fedbound.codecs.entropy import entropy_bits
 from fedbound.codecs.guard import encode_checked
 from fedbound.errors import FederationError, InputError
 from fedbound.exchange import blocks

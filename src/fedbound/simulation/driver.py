@@ -24,6 +24,7 @@ from fedbound.federation.schedulers import (
     Action,
     Aggregate,
     Arrived,
+    Discard,
     Dispatch,
     Event,
     Finish,
@@ -236,6 +237,8 @@ class _Federation:
                 self.dispatch(silos, steps)
             case Aggregate(silos=silos):
                 self.aggregate(silos)
+            case Discard(silos=silos):
+                self.use_up(silos)
             case SetTimer(key=key, time=time):
                 self.timer_keys.append(key)
                 self.engine.timer(time, len(self.timer_keys) - 1)
@@ -261,12 +264,15 @@ class _Federation:
 
     def aggregate(self, silos: Sequence[int]) -> None:
         members = np.asarray(silos, np.int64)
+        self.use_up(silos)
+        end = self.occupy(len(members) * (self.workload.decode_seconds + self.workload.aggregate_seconds))
+        self.rounds.append(self.account(members, end))
+
+    def use_up(self, silos: Sequence[int]) -> None:
         for client in silos:
             if self.status[client] != _WAITING:
                 raise ValueError(f"client {client} has no update that waits at the server")
             self.status[client] = _IDLE
-        end = self.occupy(len(members) * (self.workload.decode_seconds + self.workload.aggregate_seconds))
-        self.rounds.append(self.account(members, end))
 
     def account(self, members: np.ndarray, end: float) -> Round:
         dispatched, downloaded = _view(self.dispatched)[members], _view(self.downloaded)[members]

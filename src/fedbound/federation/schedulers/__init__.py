@@ -81,6 +81,13 @@ class Aggregate:
 
 
 @dataclass(frozen=True, slots=True)
+class Discard:
+    """Drop the waiting updates of `silos` unread, because they came too late. Their silos are free again."""
+
+    silos: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Ask for a Timer event with `key` at `time`."""
 
@@ -93,7 +100,7 @@ class Finish:
     """The federation is over; the model as it now stands is the result."""
 
 
-Action = Dispatch | Aggregate | SetTimer | Finish
+Action = Dispatch | Aggregate | Discard | SetTimer | Finish
 
 
 class Scheduler(Protocol):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedbound import __version__
+from fedbound.bench import BENCHES
 from fedbound.errors import FedboundError, InputError
 
 if TYPE_CHECKING:
@@ -74,6 +75,15 @@ def _parser() -> argparse.ArgumentParser:
     summary = commands.add_parser("summary", help="the main figures of a collected study")
     summary.add_argument("study", type=Path, metavar="STUDY.h5")
     summary.set_defaults(run=_summary)
+    bench = commands.add_parser("bench", help="measure fedbound against its peers")
+    bench.add_argument("name", metavar="NAME", help=f"one of: {', '.join(BENCHES)}")
+    bench.add_argument(
+        "--quick", action="store_true", help="smaller and less precise: does it run, is it roughly right"
+    )
+    bench.add_argument("--json", type=Path, metavar="FILE", help="the figures as a list of flat rows")
+    bench.add_argument("--out", type=Path, metavar="FILE.h5", help="the same as an artifact")
+    bench.add_argument("--plot", type=Path, metavar="FILE.png", help="the figures as a picture")
+    bench.set_defaults(run=_bench)
     schema = commands.add_parser("schema", help="JSON Schema of the study file, for editors")
     schema.set_defaults(run=_schema)
     return parser
@@ -114,6 +124,21 @@ def _run_stage(stage: str, arguments: argparse.Namespace) -> None:
         artifacts.write(arguments.out, artifact)
     if artifact is not None:
         print(f"wrote {arguments.out}", flush=True)
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from fedbound import bench
+    from fedbound.bench import rows
+
+    module = bench.get(arguments.name)
+    measured = bench.run(arguments.name, arguments.quick, lambda line: print(line, file=sys.stderr, flush=True))
+    print(module.table(measured))
+    if arguments.json:
+        rows.write_json(arguments.json, measured)
+    if arguments.out:
+        rows.write_artifact(arguments.out, arguments.name, arguments.quick, measured)
+    if arguments.plot:
+        module.plot(measured, arguments.plot)
 
 
 def _scenario(stage: str, text: str) -> Any:

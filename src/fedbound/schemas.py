@@ -432,6 +432,20 @@ STUDY_RECOMMENDATION = Schema(
     }
 )
 
+# ---- fedbound bench --out -------------------------------------------------------------------------------------------
+
+BENCH_ROWS = Schema(
+    {
+        "bench": _s("name of the bench"),
+        "case": _s("what was measured"),
+        "peer": _s("what it was compared with in the same run; '' for a figure of its own"),
+        "metric": _s("name of the figure"),
+        "value": _f("the row's own", "the figure; NaN where it is a text", measured=True),
+        "text": _s("the figure where it is a text: the machine and versions", measured=True),
+        "unit": _s("unit of the figure; 1 for a plain number"),
+    }
+)
+
 # ---- reference ------------------------------------------------------------------------------------------------------
 
 TABLES: dict[str, dict[str, Schema]] = {
@@ -464,6 +478,7 @@ TABLES: dict[str, dict[str, Schema]] = {
         "recommendation": STUDY_RECOMMENDATION,
         "provenance": STUDY_PROVENANCE,
     },
+    "bench": {"rows": BENCH_ROWS},
 }
 
 _INTRODUCTION = """\
@@ -488,8 +503,8 @@ def markdown() -> str:
     """The reference of all tables as Markdown: the content of `docs/tables.md`."""
     parts = [_INTRODUCTION]
     for stage, tables in TABLES.items():
-        place = "study.h5" if stage == "collect" else f"{stage}/*.h5"
-        parts.append(f"## {stage}: `results/<study>/{place}`\n")
+        places = {"collect": "results/<study>/study.h5", "bench": "fedbound bench NAME --out FILE.h5"}
+        parts.append(f"## {stage}: `{places.get(stage, f'results/<study>/{stage}/*.h5')}`\n")
         parts += [f"### `{name}`\n\n{_rows(schema.fields)}" for name, schema in tables.items()]
     parts.append(f"{_STUDY_KEYS_TEXT}\n{_rows(STUDY_KEYS)}")
     return "\n".join(parts)

@@ -1,0 +1,42 @@
+"""Measurements of fedbound against its peers: `fedbound bench NAME [--quick] [--json FILE] [--out FILE] [--plot FILE]`.
+
+One file per bench. A bench is a module with
+
+- `run(quick, say) -> list[Row]`: measures and returns flat rows; `say(line)` tells how far it is. Whatever is compared
+  is measured in that same run, and ratios to a peer are rows of their own.
+- `table(rows) -> str`: the figures as text for the screen.
+- `plot(rows, path)`: the figures as one picture.
+
+An exit code of 0 means measured, not passed. Nothing here is imported by a stage.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fedbound.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from fedbound.bench.rows import Row
+
+BENCHES = {
+    "codecs": "ratio, speed and error of every codec on synthetic tails and on a model's real weights and updates",
+    "exchange": "accuracy and bytes both ways: FedSZ's recipe, ours, and what each part of ours brings",
+}
+Say = Callable[[str], None]
+
+
+def get(name: str) -> Any:
+    """The module of the bench called `name`; raises InputError that names the nearest one."""
+    if name not in BENCHES:
+        raise InputError(f"unknown bench {name!r}; {nearest(name, BENCHES)}")
+    return importlib.import_module(f"fedbound.bench.{name}")
+
+
+def run(name: str, quick: bool, say: Say) -> list[Row]:
+    """Measure; the rows of the machine come first."""
+    from fedbound.bench.rows import machine
+
+    return [*machine(name), *get(name).run(quick, say)]

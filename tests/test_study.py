@@ -108,7 +108,7 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"calibration": {"seeds": [1, 2]}}, ["calibration.seeds: [1, 2] is refused", "at least 3 items"]),
     ({"calibration": {"seeds": [1, 2, 2]}}, ["calibration: the seeds [1, 2, 2] repeat one", "give different"]),
     ({"calibration": {"seeds": [1, 2, -3]}}, ["calibration.seeds.2: -3 is refused"]),
-    ({"calibration": {"codec": "lossless"}}, ["calibration: the codec 'lossless' has no error bound", "try 'sz3'"]),
+    ({"calibration": {"codec": "lossless"}}, ["calibration: the codec 'lossless' has no error bound", "try 'ebq'"]),
     ({"calibration": {"smallest": 1, "largest": 0.5}}, ["calibration: smallest (1) must be below largest (0.5)"]),
     ({"seeds": [0, 0]}, ["seeds: [0, 0] repeats a seed", "give different"]),
     ({"seeds": []}, ["seeds: the list is empty", "give at least one"]),

@@ -187,7 +187,7 @@ class Exchange(Section):
 class Calibration(Section):
     """The search for the largest bound that keeps accuracy."""
 
-    codec: Codec = Field(default="sz3", validate_default=True, description="error-bounded codec of the probes")
+    codec: Codec = Field(default="ebq", validate_default=True, description="error-bounded codec of the probes")
     tolerance: float = Field(default=1.0, gt=0, lt=100, description="accuracy drop allowed, in percentage points")
     rounds: int = Field(default=12, ge=1, description="rounds of each probe")
     seeds: list[Seed] = Field(default=[101, 102, 103], min_length=3, description="seeds of the paired probes")
@@ -202,7 +202,7 @@ class Calibration(Section):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"the seeds {self.seeds} repeat one; give different ones")
         if not CODECS.entry(self.codec["name"]).factory.error_bounded:
-            raise ValueError(f"the codec {self.codec['name']!r} has no error bound to calibrate; try 'sz3'")
+            raise ValueError(f"the codec {self.codec['name']!r} has no error bound to calibrate; try 'ebq'")
         return self
 
 

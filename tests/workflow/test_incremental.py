@@ -72,7 +72,7 @@ def test_finished_study_has_nothing_to_do(study):
     ({"calibration": {"tolerance": 30}}, {"calibrate": 1, "train": 1, "simulate": 2, "collect": 1}),
     ({"profiling": {"repeats": 3}}, {"profile": 2, "simulate": 4, "collect": 1}),
     ({"training": {"rounds": 4}}, {"train": 2, "simulate": 4, "collect": 1}),
-    ({"exchange": {"codec": ["none", "sz3", "lossless"]}}, {"profile": 1, "train": 1, "simulate": 2, "collect": 1}),
+    ({"exchange": {"codec": ["none", "ebq", "lossless"]}}, {"profile": 1, "train": 1, "simulate": 2, "collect": 1}),
     ({"resources": {"checkpoint_every": 2, "train": {"mem_mb": 2500}}}, {}),
 ])  # fmt: skip
 def test_edits_plan_what_depends_on_them_and_nothing_else(study, edit, jobs):

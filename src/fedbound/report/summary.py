@@ -40,7 +40,7 @@ def _training(study: Artifact) -> Iterator[str]:
     settings, comparisons = study["settings"], study["comparisons"].set_index("setting")
     if settings.empty:
         return
-    head = ("setting", "accuracy", "worst silo", "uplink ratio", "sent", "drop (95 % limit), points")
+    head = ("setting", "accuracy", "worst silo", "ratio", "sent both ways", "drop (95 % limit), points")
     rows = [_setting(row, comparisons) for row in settings.head(_MOST_ROWS).itertuples()]
     yield from columns([head, *rows])
     if len(settings) > _MOST_ROWS:
@@ -54,7 +54,7 @@ def _setting(row: Any, comparisons: pd.DataFrame) -> tuple[str, ...]:
         pair = comparisons.loc[row.setting]
         limit = f"≤ {text.points(pair.drop_upper)}" if pair.seeds > 1 else "one seed"
         drop = f"{text.points(pair['drop'])} ({limit})"
-    ratio = f"{text.number(row.ratio_up, 3)}x"
+    ratio = f"{text.number(row.ratio_both, 3)}x"
     accuracy = f"{100 * row.accuracy:.1f}{sd} %"
     return row.setting, accuracy, text.percent(row.worst_silo), ratio, text.size(row.bytes), drop
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scheduler_cases import World, actions
 
 from fedbound.errors import InputError
 from fedbound.federation import schedulers
@@ -18,6 +19,7 @@ from fedbound.federation.schedulers import (
     Action,
     Aggregate,
     Arrived,
+    Discard,
     Dispatch,
     Event,
     Finish,
@@ -25,9 +27,11 @@ from fedbound.federation.schedulers import (
     Rejected,
     Returned,
     Scheduler,
+    SetTimer,
     Start,
     Timer,
 )
+from fedbound.registry import SCHEDULERS
 
 MAX_SILOS = 6
 
@@ -303,6 +307,190 @@ def test_nothing_arrives_before_the_start_or_after_the_end() -> None:
         with pytest.raises(ValueError, match="round 1"):
             scheduler.handle(event)
     assert scheduler.handle(Left(0)) == []
+
+
+# ---- deadline and quorum --------------------------------------------------------------------------------------------
+
+
+def follow(scheduler: Scheduler, trace: list[tuple[Event, list[Action]]]) -> None:
+    for event, expected in trace:
+        assert scheduler.handle(event) == expected, event
+
+
+def test_a_deadline_ends_the_round_when_the_quorum_has_arrived() -> None:
+    follow(
+        schedulers.get("sync", rounds=4, deadline=10, quorum=2),
+        [
+            (Start(4, 1.0), [Dispatch([0, 1, 2, 3]), SetTimer(0, 11.0)]),
+            (Arrived(3, 2.0), []),
+            (Arrived(1, 3.0), []),  # a quorum, but the deadline gives the others time
+            (Timer(0, 11.0), [Aggregate([1, 3]), Dispatch([1, 3]), SetTimer(1, 21.0)]),
+            (Arrived(0, 12.0), [Discard([0])]),  # of round 0: stale; it trains again from the next round on
+            (Arrived(1, 13.0), []),
+            (Arrived(3, 14.0), [Aggregate([1, 3]), Dispatch([0, 1, 3]), SetTimer(2, 24.0)]),  # all: before the deadline
+            (Timer(1, 21.0), []),  # of a round that is over
+            (Timer(2, 24.0), []),  # below the quorum: waits on
+            (Arrived(3, 25.0), []),
+            (Arrived(0, 26.0), [Aggregate([0, 3]), Dispatch([0, 3]), SetTimer(3, 36.0)]),
+            (Rejected(2, 27.0), []),  # late and rejected: free again too
+            (Arrived(0, 28.0), []),
+            (Arrived(3, 29.0), [Aggregate([0, 3]), Finish()]),
+            (Arrived(1, 30.0), []),  # out at the end: not awaited any more
+            (Timer(3, 36.0), []),
+        ],
+    )
+
+
+def test_a_quorum_without_deadline_ends_the_round_at_once() -> None:
+    follow(
+        schedulers.get("sync", rounds=3, quorum=0.5),
+        [
+            (Start(3), [Dispatch([0, 1, 2])]),
+            (Arrived(2), []),
+            (Arrived(1), [Aggregate([1, 2]), Dispatch([1, 2])]),  # half of three, rounded up
+            (Arrived(1), [Aggregate([1]), Dispatch([1])]),  # half of two
+            (Left(0), []),
+            (Returned(0), []),
+            (Arrived(2), [Discard([2])]),
+            (Arrived(1), [Aggregate([1]), Finish()]),
+        ],
+    )
+
+
+def test_where_all_are_late_the_next_round_waits_for_one_of_them() -> None:
+    follow(
+        schedulers.get("sync", rounds=4, deadline=5, quorum=1),
+        [
+            (Start(3), [Dispatch([0, 1, 2]), SetTimer(0, 5.0)]),
+            (Arrived(1, 1.0), []),
+            (Left(1, 2.0), []),
+            (Timer(0, 5.0), [Aggregate([1])]),  # 0 and 2 are out, 1 is gone
+            (Left(2, 6.0), []),
+            (Arrived(0, 7.0), [Discard([0]), Dispatch([0]), SetTimer(1, 12.0)]),
+            (Arrived(0, 8.0), [Aggregate([0]), Dispatch([0]), SetTimer(2, 13.0)]),
+            (Timer(1, 12.0), []),
+            (Timer(2, 13.0), []),
+            (Returned(2, 14.0), []),
+            (Rejected(0, 15.0), [Dispatch([0, 2]), SetTimer(3, 20.0)]),  # a round of which nothing came
+            (Left(0, 16.0), []),
+            (Left(2, 17.0), [Finish()]),
+        ],
+    )
+
+
+def test_a_silo_that_returns_begins_the_round_that_no_other_could() -> None:
+    scheduler = schedulers.get("sync", rounds=4, quorum=1)
+    scheduler.handle(Start(2))
+    assert scheduler.handle(Arrived(0)) == [Aggregate([0]), Dispatch([0])]
+    assert scheduler.handle(Left(0)) == []  # nobody but the late silo 1 is left: round 1 is over without an update
+    assert scheduler.handle(Returned(0)) == [Dispatch([0])]
+    assert scheduler.handle(Left(0)) == []
+    assert scheduler.handle(Left(1)) == [Finish()]
+
+
+def test_below_the_quorum_the_round_ends_when_all_have_answered() -> None:
+    follow(
+        schedulers.get("sync", rounds=2, deadline=5, quorum=3),
+        [
+            (Start(3), [Dispatch([0, 1, 2]), SetTimer(0, 5.0)]),
+            (Timer(0, 5.0), []),
+            (Rejected(0, 6.0), []),
+            (Arrived(1, 7.0), []),
+            (Left(2, 8.0), [Aggregate([1]), Dispatch([0, 1]), SetTimer(1, 13.0)]),
+        ],
+    )
+
+
+@settings(max_examples=100)
+@given(
+    silos=st.integers(1, MAX_SILOS),
+    total=st.integers(1, 5),
+    speed=st.floats(0.01, 100),
+    quorum=st.one_of(st.integers(1, 9), st.floats(0.01, 0.99)),
+    participation=st.sampled_from([0.3, 1.0]),
+)
+def test_with_equal_speeds_a_generous_deadline_changes_nothing(
+    silos: int, total: int, speed: float, quorum: float, participation: float
+) -> None:
+    def log(**options: Any) -> list[Action]:
+        world = World(
+            lambda: schedulers.get("sync", rounds=total, participation=participation, **options),
+            silos,
+            speeds=[speed] * silos,
+        )
+        return actions(world.run())
+
+    limited = log(deadline=10.5 * speed, quorum=quorum)  # a task takes 10 of World's steps
+    assert [action for action in limited if not isinstance(action, SetTimer)] == log()
+    assert sum(isinstance(action, SetTimer) for action in limited) == total
+
+
+@settings(max_examples=200)
+@given(
+    silos=st.integers(1, MAX_SILOS),
+    seed=st.integers(0, 2**32 - 1),
+    seconds=st.floats(0.1, 50),
+    quorum=st.one_of(st.integers(1, MAX_SILOS), st.floats(0.01, 0.99)),
+)
+def test_no_round_is_folded_below_its_quorum_or_before_its_deadline(
+    silos: int, seed: int, seconds: float, quorum: float
+) -> None:
+    world = World(lambda: schedulers.get("sync", rounds=6, deadline=seconds, quorum=quorum), silos, seed, jitter=1.0)
+    members, since, aggregated = 0, 0.0, 0
+    for event, done in world.run():
+        for action in done:
+            if isinstance(action, Dispatch):
+                members, since = len(action.silos), event.time
+            if isinstance(action, Aggregate):
+                need = min(members, quorum) if isinstance(quorum, int) else quorum * members
+                assert len(action.silos) >= need
+                assert len(action.silos) == members or event.time >= since + seconds
+                aggregated += 1
+    assert aggregated == 6
+
+
+def test_a_timer_from_the_future_is_refused() -> None:
+    scheduler = schedulers.get("sync", rounds=2, deadline=5, quorum=1)
+    scheduler.handle(Start(2))
+    with pytest.raises(ValueError, match="timer of round 1 came in round 0"):
+        scheduler.handle(Timer(1, 5.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"deadline": -1.0}, "deadline: -1.0 is refused"),
+        ({"deadline": 5}, "deadline 5 has no effect while every silo is awaited; add a quorum, for example 1"),
+        *[
+            ({"quorum": value}, f"quorum: {value} is refused: give a share above 0 and below 1, a whole number")
+            for value in (0, -1, 0.0, 1.0, 1.5)
+        ],
+        ({"quorum": True}, "quorum: True is refused"),
+    ],
+)
+def test_bad_deadlines_and_quorums_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        schedulers.get("sync", rounds=1, **options)
+    assert message in str(refusal.value)
+
+
+def test_a_quorum_beyond_the_round_is_refused() -> None:
+    schedulers.get("sync", rounds=1, quorum=4).check(4)
+    schedulers.get("sync", rounds=1).check(1)
+    schedulers.get("sync", rounds=1, quorum=0.99).check(1)
+    with pytest.raises(InputError, match="quorum: 3 is refused: a round has 2 of the 4 silos; give at most 2"):
+        schedulers.get("sync", rounds=1, quorum=3, participation=0.5).check(4)
+
+
+@pytest.mark.parametrize("quorum", [1, 3, 0.5])
+def test_a_quorum_keeps_its_kind_in_the_frozen_scenario(quorum: float) -> None:
+    choice = SCHEDULERS.normalise({"name": "sync", "quorum": quorum})
+    again = SCHEDULERS.normalise(json.loads(json.dumps(choice)))
+    assert again == choice
+    assert type(again["quorum"]) is type(quorum)
+
+
+# ---- names, options, size -------------------------------------------------------------------------------------------
 
 
 def test_get_refuses_bad_names_and_options() -> None:

@@ -3,6 +3,23 @@
 A scheduler is a pure state machine: events in, actions out. It has no clock, does no I/O and touches no tensor, so
 the MPI server and the simulator drive the very same object. Times are seconds on whatever clock the driver has, and
 reach the scheduler only inside events.
+
+What the driver owes the scheduler:
+
+- Start comes first and once. After it every dispatched silo answers with one of Arrived, Rejected or Left.
+- Left may come at any time, also from a silo that is not out; what such a silo still sends is not reported. Returned
+  comes only after Left. A silo that left between its Arrived and the Aggregate that takes its update in is named there
+  all the same: an update that has come counts.
+- Timer comes at or after the time that was asked for, as soon as the driver can, whether messages come or not.
+- Events after Finish are allowed and do nothing.
+
+What the scheduler owes the driver:
+
+- It dispatches only silos that live, are not out and have no update waiting at the server.
+- Every update that arrived is named in exactly one Aggregate or Discard, or still waits at Finish.
+- It never waits for what cannot happen: until Finish at least one silo is out, and where none lives any more it
+  finishes early.
+- A round of which nothing came back passes without an Aggregate. A timer's key is never used twice.
 """
 
 from __future__ import annotations
@@ -105,6 +122,10 @@ Action = Dispatch | Aggregate | Discard | SetTimer | Finish
 
 class Scheduler(Protocol):
     """The state machine. Actions are carried out in order; a Dispatch sends the model as the actions before left it."""
+
+    def check(self, silos: int) -> None:
+        """Raise InputError where the scheduler's options cannot work with `silos` silos."""
+        ...
 
     def handle(self, event: Event) -> list[Action]:
         """Take one event and return what is to be done now.

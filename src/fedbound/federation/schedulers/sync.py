@@ -134,7 +134,7 @@ class Sync:
             case Arrived(silo=silo, time=now):
                 if silo in self.late:
                     self.late.remove(silo)
-                    return [Discard([silo]), *self._resume(now)]
+                    return [] if self.finished else [Discard([silo]), *self._resume(now)]
                 self._remove(silo)
                 self.arrived.add(silo)
                 return self._complete(now)
@@ -168,8 +168,10 @@ class Sync:
 
     def _due(self, key: int, now: float) -> list[Action]:
         if not self.deadline:
-            raise ValueError(f"{event_name(key)} came, but synchronous rounds set no timer without a deadline")
-        if key != self.round or not self.waiting:
+            raise ValueError(f"timer {key} came, but synchronous rounds without a deadline set no timer")
+        if key > self.round:
+            raise ValueError(f"the timer of round {key} came in round {self.round}")
+        if key < self.round or not self.waiting:
             return []  # of a round that ended before its deadline
         self.overdue = True
         return self._complete(now)

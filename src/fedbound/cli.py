@@ -245,6 +245,7 @@ def _check(arguments: argparse.Namespace) -> None:
         config = _merged(config, study.read_yaml(path))
     parsed = study.parse(config)
     study.check_data(parsed)
+    study.check_codecs(parsed)
     jobs = plan.make(parsed).jobs
     print(f"{parsed.study} is a valid study; jobs: " + ", ".join(f"{len(v)} {k}" for k, v in jobs.items()))
 

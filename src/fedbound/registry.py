@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,8 +22,13 @@ from fedbound.errors import InputError, nearest, shown
 
 
 class Options(BaseModel):
-    """Base of every part's options: unknown keys are refused, values are fixed once read."""
+    """Base of every part's options: unknown keys are refused, values are fixed once read.
 
+    Attributes:
+        variant: the option that `name:value` sets, where a part has such a short form.
+    """
+
+    variant: ClassVar[str | None] = None
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -85,6 +90,7 @@ class Registry:
 
     def get(self, name: str, **options: Any) -> Any:
         """Make the part called `name`; raises InputError on an unknown name or option."""
+        name, options = self._split({"name": name, **options})
         entry = self.entry(name)
         return entry.factory(self._validated(entry, options))
 
@@ -129,15 +135,22 @@ class Registry:
 
     def _split(self, choice: Any) -> tuple[str, dict[str, Any]]:
         if isinstance(choice, str):
-            return choice, {}
+            return self._long(choice, {})
         if isinstance(choice, Mapping) and isinstance(choice.get("name"), str):
             options = {str(k): v for k, v in choice.items()}
-            return options.pop("name"), options
+            return self._long(options.pop("name"), options)
         raise InputError(
             f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind} is a name or a mapping with the key 'name', "
             f"not {shown(choice)}; "
             f"possible: {', '.join(self.available())}"
         )
+
+    def _long(self, name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """`libpressio:zfp` spelled out as `libpressio` with the option that its part declares for this."""
+        self._search()
+        base, colon, value = name.partition(":")
+        key = self._entries[base].options.variant if colon and base in self._entries else None
+        return (base, {key: value, **options}) if key else (name, options)
 
 
 def takes_list(model: type[BaseModel], key: str) -> bool:

@@ -422,6 +422,19 @@ def check_data(study: Study) -> None:
             PARTITIONS.make(data.partition).check(count, data.silos)
 
 
+def check_codecs(study: Study) -> None:
+    """Refuse codecs that cannot be had here, before any job is submitted.
+
+    Raises:
+        InputError: naming the codec and what to install.
+    """
+    exchanges = [choice for one in study.exchange for choice in (one.codec, one.downlink) if choice]
+    for choice in [*exchanges, *(one.codec for one in study.calibration)]:
+        check = getattr(CODECS.entry(choice["name"]).factory, "check", None)
+        if check:
+            check(choice)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a study's YAML file; a key written twice is refused.
 
@@ -630,7 +643,9 @@ def _part_schema(registry: Registry, definitions: dict[str, Any]) -> dict[str, A
         schema["required"] = ["name", *schema.get("required", [])]
         definitions[_anchor(f"{registry.kind}.{name}")] = {**schema, "description": entry.summary}
         objects.append({"$ref": f"#/$defs/{_anchor(f'{registry.kind}.{name}')}"})
-    return {"anyOf": [{"enum": registry.available()}, *objects]}
+    short = [name for name in registry.available() if registry.entry(name).options.variant]
+    patterns = [{"type": "string", "pattern": f"^{re.escape(name)}:.+$"} for name in short]
+    return {"anyOf": [{"enum": [n for n in registry.available() if n not in short]}, *patterns, *objects]}
 
 
 def _reference(registry: Registry) -> dict[str, Any]:

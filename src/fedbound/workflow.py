@@ -29,6 +29,7 @@ def frozen_plan(config: Mapping[str, Any], *, main: bool) -> plan.Plan:
             return plan.Plan.load(os.environ[PLAN_VARIABLE])
         parsed = study.parse(config)
         study.check_data(parsed)
+        study.check_codecs(parsed)
         made = plan.make(parsed)
         path = made.save(Path(plan.RESULTS) / parsed.study / ".plan")
     except FedboundError as error:

@@ -27,7 +27,9 @@ def usable(name: str):
     return name
 
 
-FACTORIES = {name: codecs.CODECS.entry(name).factory for name in codecs.available()}
+FACTORIES = {
+    "libpressio:zfp" if name == "libpressio" else name: codecs.CODECS.entry(name).factory for name in codecs.available()
+}
 ALL = [usable(name) for name in FACTORIES]
 BOUNDED = [usable(name) for name, factory in FACTORIES.items() if factory.error_bounded]
 EXACT = [usable(name) for name, factory in FACTORIES.items() if factory.lossless]
@@ -67,7 +69,9 @@ def test_error_is_within_the_bound(name, x, scale):
     spread = float(x.max()) - float(x.min()) if x.size else 1.0
     bound = scale * (spread or 1.0)
     checked = encode_checked(codecs.get(name), x, bound)
-    out = codecs.by_id(checked.codec_id)().decode(checked.payload, np.empty(x.shape, x.dtype))
+    codec = codecs.get(name)
+    sent_by = codec if checked.codec_id == codec.id else codecs.by_id(checked.codec_id)()
+    out = sent_by.decode(checked.payload, np.empty(x.shape, x.dtype))
     np.testing.assert_array_equal(out, checked.decoded)  # the receiver gets what the sender checked
     if x.size:
         assert np.abs(x.astype(np.float64) - out).max() <= bound * (1 + 1e-7)

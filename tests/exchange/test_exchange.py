@@ -74,7 +74,7 @@ def test_receiver_gets_the_change_within_the_bound(mode, codec):
     uplink = Uplink(encoder(layout, codec), mode, error_feedback=codec == "sz3")
     encoding = uplink.encode(local, reference)
     out = np.empty(layout.size, np.float32)
-    integers = Receiver(layout, mode).decode(message(encoding.records), reference, out)
+    integers = Receiver(layout, mode, codecs.get(codec)).decode(message(encoding.records), reference, out)
     slack = 0.01 if codec == "sz3" else 0.0
     assert np.abs(out - (local.vector - reference.vector)).max() <= slack + 1e-6
     np.testing.assert_array_equal(integers[0], local.integers[0])
@@ -103,7 +103,17 @@ def test_missing_and_repeated_records_are_refused():
     out = np.empty(layout.size, np.float32)
     for wrong in (records[1:], [*records, records[0]], [records[0], *records[:-1]]):
         with pytest.raises(MessageError, match="silo 2"):
-            Receiver(layout, "weights").decode(message(wrong), local, out)
+            Receiver(layout, "weights", codecs.get("none")).decode(message(wrong), local, out)
+
+
+def test_a_codec_that_the_run_does_not_use_is_refused():
+    """A sender must not be able to choose a decoder, of which some are not safe against crafted streams."""
+    layout, local, reference = states(4)
+    records = Uplink(encoder(layout, "sz2"), "delta", False).encode(local, reference).records
+    with pytest.raises(MessageError, match="codec 'sz2', which this run does not use"):
+        Receiver(layout, "delta", codecs.get("ebq")).decode(
+            message(records), reference, np.empty(layout.size, np.float32)
+        )
 
 
 def test_decoded_nan_is_refused():
@@ -111,7 +121,9 @@ def test_decoded_nan_is_refused():
     local.vector[3] = np.nan
     records = blocks.exact(layout, local)
     with pytest.raises(MessageError, match="silo 2.*NaN"):
-        Receiver(layout, "weights").decode(message(records), reference, np.empty(layout.size, np.float32))
+        Receiver(layout, "weights", codecs.get("none")).decode(
+            message(records), reference, np.empty(layout.size, np.float32)
+        )
 
 
 def calibrated(rows: list[tuple[int, str, float]]) -> Artifact:
@@ -160,10 +172,10 @@ def test_non_finite_tensors_go_exactly_where_the_study_says_so(feedback):
     if feedback:
         assert not uplink.residual[w].any()
     out = np.empty(layout.size, np.float32)
-    Receiver(layout, "delta", "lossless").decode(message(encoding.records), reference, out)
+    Receiver(layout, "delta", codecs.get("sz3"), "lossless").decode(message(encoding.records), reference, out)
     np.testing.assert_array_equal(out, encoding.decoded)
     with pytest.raises(MessageError, match="NaN"):
-        Receiver(layout, "delta").decode(message(encoding.records), reference, out)
+        Receiver(layout, "delta", codecs.get("sz3")).decode(message(encoding.records), reference, out)
 
 
 def test_bound_modes_against_their_definitions():
@@ -232,7 +244,7 @@ def same(a: State, b: State) -> bool:
 def test_every_silo_holds_the_senders_copy_bit_for_bit(codec, mode):
     """Law 1 on the way down: silos that follow every version, every third, or only the last hold the same bits."""
     layout, sender, models = walk(11, codec, mode)
-    holders = {every: downlink.Holder(layout, models[0].copy()) for every in (1, 3, 11)}
+    holders = {every: downlink.Holder(layout, models[0].copy(), codecs.get(codec)) for every in (1, 3, 11)}
     for version, model in enumerate(models):
         sender.advance(model, version)
         error = np.abs(sender.held.vector - model.vector).max()
@@ -246,7 +258,7 @@ def test_every_silo_holds_the_senders_copy_bit_for_bit(codec, mode):
 
 def test_a_copy_that_differs_is_noticed_and_mended_by_the_whole():
     layout, sender, models = walk(12)
-    holder = downlink.Holder(layout, models[0].copy())
+    holder = downlink.Holder(layout, models[0].copy(), codecs.get("sz3"))
     holder.state.vector[5] = np.nextafter(holder.state.vector[5], np.float32(9))  # one unit in the last place
     sender.advance(models[1], 1)
     before = holder.state.vector.copy()

@@ -57,7 +57,10 @@ def sync(rounds: int = 1, **options: Any) -> schedulers.Scheduler:
 
 
 class _Stateless:
-    """Test schedulers are never restarted."""
+    """Test schedulers are never restarted, and take any number of silos."""
+
+    def check(self, silos: int) -> None:
+        pass
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -20,7 +20,11 @@ from fedbound.bench.rows import Row, aligned, find
 
 BENCH = "codecs"
 PEER = "sz3"
-VARIANTS = {"sz3": {}, "sz3 interp_lorenzo": {"name": "sz3", "predictor": "interp_lorenzo"}}
+VARIANTS = {
+    "sz3 interp_lorenzo": {"name": "sz3", "predictor": "interp_lorenzo"},
+    "libpressio:sz3": {"name": "libpressio", "compressor": "sz3"},
+    "libpressio:zfp": {"name": "libpressio", "compressor": "zfp"},
+}
 TARGET = 0.01, 0.002, 64  # share of the entropy, bits per value, bytes: how far above the entropy ebq may be
 _TAILS = ("uniform", "gauss", "laplace", "t5")
 _SPARSE = ("laplace", "t3", "gauss", "sparse")
@@ -64,9 +68,8 @@ def _codecs(say: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
     from fedbound.errors import InputError
     from fedbound.registry import CODECS
 
-    names: dict[str, Any] = {name: {"name": name} for name in CODECS.available()}
-    names |= {label: {"name": label, **options} for label, options in VARIANTS.items()}
-    for label, choice in names.items():
+    plain: dict[str, Any] = {name: {"name": name} for name in CODECS.available() if name != "libpressio"}
+    for label, choice in (plain | VARIANTS).items():
         try:
             codec = CODECS.make(choice)
         except InputError as error:

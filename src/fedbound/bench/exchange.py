@@ -31,7 +31,7 @@ MNIST = "FEDBOUND_MNIST"  # environment: folder with MNIST's IDX files; the benc
 UNCOMPRESSED = "uncompressed"
 PUBLISHED = "FedSZ as published (up only)"
 BOTH = "FedSZ both ways"
-OURS = ("ours, rel 0.1", "ours, rel 0.15", "ours, rel 0.2", "ours, std 1")
+OURS = ("ours, rel 0.2", "ours, rel 0.1", "ours, rel 0.08", "ours, std 1.5", "ours, std 1")
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,12 @@ CASES = [
     Case("+ delta", {**_DELTA, "bound": 1e-2}, "delta"),
     Case("+ bound 0.2", {**_DELTA, "bound": 0.2}, "bound"),
     Case("ours, rel 0.2", {**_DELTA, "bound": 0.2, "error_feedback": True}, "error feedback"),
-    Case("ours, rel 0.15", {**_DELTA, "bound": 0.15, "error_feedback": True}),
     Case("ours, rel 0.1", {**_DELTA, "bound": 0.1, "error_feedback": True}),
+    Case("ours, rel 0.08", {**_DELTA, "bound": 0.08, "error_feedback": True}),
+    Case("ours, std 1.5", {**_DELTA, "bound": 1.5, "bound_mode": "std", "error_feedback": True}),
     Case("ours, std 1", {**_DELTA, "bound": 1.0, "bound_mode": "std", "error_feedback": True}),
+    Case("qsgd, 7 levels, both ways", {"codec": "qsgd", "error_feedback": False}),
+    Case("top-k 1 %, both ways", {"codec": {"name": "topk", "fraction": 0.01}, "error_feedback": True}),
     Case("ours, rel 0.2, by SZ3", {**_DELTA, "codec": "sz3", "bound": 0.2, "error_feedback": True}),
     Case("ours, rel 0.2, exact downlink", {**_DELTA, "bound": 0.2, "error_feedback": True, "downlink": "none"}),
 ]

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fedbound.codecs.bounded import Bounded
 from fedbound.codecs.lossless import compressor
+from fedbound.codecs.lossy import Bounded
 from fedbound.errors import InputError
 from fedbound.registry import CODECS, Options
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from fedbound.codecs.bounded import Bounded
+from fedbound.codecs.lossy import Bounded
 from fedbound.codecs.payload import require
 from fedbound.errors import InputError
 from fedbound.registry import CODECS, Options

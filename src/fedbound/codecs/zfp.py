@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fedbound.codecs.bounded import Bounded
+from fedbound.codecs.lossy import Bounded
 from fedbound.codecs.payload import require
 from fedbound.registry import CODECS, Options
 

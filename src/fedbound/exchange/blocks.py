@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -122,13 +123,21 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="fedbound-encode")
 
 
-def decode_records(
-    layout: Layout, message: Message, out: np.ndarray, decoders: dict[int, codecs.Codec]
-) -> list[np.ndarray]:
+Decoders = Mapping[int, codecs.Codec]
+
+
+def decoders(codec: codecs.Codec | None = None) -> Decoders:
+    """What a receiver decodes: the exact codecs and the one agreed on, so that no sender chooses another decoder."""
+    agreed = [codecs.get("none"), codecs.get("lossless"), *([codec] if codec else [])]
+    return {one.id: one for one in agreed}
+
+
+def decode_records(layout: Layout, message: Message, out: np.ndarray, accepted: Decoders) -> list[np.ndarray]:
     """Decode all of a message's records: float blocks into `out`, integer tensors into the list returned.
 
     Raises:
-        MessageError: the records are not exactly the layout's, or one does not decode.
+        MessageError: the records are not exactly the layout's, one is of a codec that is not among the `accepted`, or
+            does not decode.
     """
     who = "the server" if message.sender < 0 else f"silo {message.sender}"
     count = len(layout.blocks) + len(layout.integers)
@@ -139,9 +148,13 @@ def decode_records(
         floats = record.name < len(layout.blocks)
         block = layout.blocks[record.name] if floats else None
         target = out[block.start : block.stop] if block else integers[record.name - len(layout.blocks)]
-        decoder = decoders.get(record.codec)
+        decoder = accepted.get(record.codec)
         if decoder is None:
-            decoder = decoders[record.codec] = codecs.get(codecs.by_id(record.codec).name)
+            name = codecs.by_id(record.codec).name
+            raise MessageError(
+                f"message from {who}: record {record.name} is of the codec {name!r}, which this run does not use; "
+                "it is rejected"
+            )
         try:
             decoder.decode(record.payload, target)
         except ValueError as error:

@@ -25,7 +25,7 @@ import numpy as np
 from fedbound import codecs
 from fedbound.codecs import wire
 from fedbound.errors import MessageError
-from fedbound.exchange.blocks import Encoder, Encoding, decode_records, exact
+from fedbound.exchange.blocks import Encoder, Encoding, decode_records, decoders, exact
 from fedbound.exchange.layout import Layout, State
 
 WHOLE = -1  # base of a message that carries the whole model
@@ -148,15 +148,21 @@ def _sized(step: Step) -> Step:
 
 
 class Holder:
-    """A silo's end: its copy of the model, which it trains from and must not change otherwise."""
+    """A silo's end: its copy of the model, which it trains from and must not change otherwise.
 
-    def __init__(self, layout: Layout, initial: State):
+    Args:
+        layout: the model's layout.
+        initial: the copy to begin with; it is changed in place.
+        codec: the downlink's codec; None where only exact messages are accepted.
+    """
+
+    def __init__(self, layout: Layout, initial: State, codec: codecs.Codec | None = None):
         self.layout = layout
         self.state = initial
         self.version = 0
         self.crc: int | None = None  # computed when first asked for
         self._step = np.empty(0, np.float32)
-        self._decoders: dict[int, codecs.Codec] = {}
+        self._decoders = decoders(codec)
 
     def take(self, message: wire.Message) -> bool:
         """Follow one model message; False where this copy is not the one that it starts from.

@@ -12,7 +12,7 @@ import numpy as np
 from fedbound import codecs
 from fedbound.codecs.wire import Message
 from fedbound.errors import MessageError
-from fedbound.exchange.blocks import Encoder, Encoding, decode_records
+from fedbound.exchange.blocks import Encoder, Encoding, decode_records, decoders
 from fedbound.exchange.layout import Layout, State
 
 
@@ -60,14 +60,15 @@ class Receiver:
     Args:
         layout: the model's layout.
         mode: "delta" or "weights", as the silos send.
+        codec: the codec that silos use; besides it, only exact ones are accepted.
         non_finite: "reject" refuses updates that decode to NaN or infinities, "lossless" lets them through.
     """
 
-    def __init__(self, layout: Layout, mode: str, non_finite: str = "reject"):
+    def __init__(self, layout: Layout, mode: str, codec: codecs.Codec, non_finite: str = "reject"):
         self.layout = layout
         self.mode = mode
         self.non_finite = non_finite
-        self._decoders: dict[int, codecs.Codec] = {}
+        self._decoders = decoders(codec)
 
     def decode(self, message: Message, model: State, out: np.ndarray) -> list[np.ndarray]:
         """Decode an update message into `out` (flat float32): the change to make, in both modes.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedbound import study
+from fedbound.codecs import Codec
 from fedbound.data import Federation, federation
 from fedbound.exchange import bounds as rules
 from fedbound.exchange import downlink
@@ -77,17 +78,21 @@ class Assembly:
 
     def encoder(self, direction: rules.Direction, silo: int = rules.ALL_SILOS) -> Encoder:
         """How the blocks of one direction are encoded; for the uplink, those of `silo`."""
-        choice = self.exchange.codec if direction == "up" else self.exchange.downlink
-        assert choice is not None  # a validated exchange names both codecs
         rule = rules.rule(self.exchange, self.layout, silo, self.bounds, direction)
-        codec = CODECS.make(choice)
+        codec = self.codec(direction)
         if hasattr(codec, "warm_up"):
             codec.warm_up()
         return Encoder(self.layout, codec, rule, self.exchange.non_finite)
 
+    def codec(self, direction: rules.Direction) -> Codec:
+        """The codec of one direction."""
+        choice = self.exchange.codec if direction == "up" else self.exchange.downlink
+        codec: Codec = CODECS.make(choice or {})  # a validated exchange names both
+        return codec
+
     def _server_exchange(self) -> Exchange:
         sender = downlink.Sender(self.encoder("down"), self.exchange.mode, self.initial_state())
-        return Exchange(sender, Receiver(self.layout, self.exchange.mode, self.exchange.non_finite))
+        return Exchange(sender, Receiver(self.layout, self.exchange.mode, self.codec("up"), self.exchange.non_finite))
 
     def silo(self, number: int, folder: Path | None = None) -> Silo:
         """Silo `number`; its checkpoints go to `folder`."""
@@ -98,6 +103,7 @@ class Assembly:
             self.silos.silos[number],
             self.layout,
             uplink,
+            self.codec("down"),
             ALGORITHMS.make(self.training.algorithm),
             self.training,
             self.seed,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedbound import data, study
-from fedbound.codecs import wire
+from fedbound.codecs import Codec, wire
 from fedbound.errors import FedboundError, FederationError
 from fedbound.exchange import downlink
 from fedbound.exchange.layout import Layout, State
@@ -49,6 +49,7 @@ class Silo:
         split: data.SiloData,
         layout: Layout,
         uplink: Uplink,
+        downlink_codec: Codec,
         algorithm: Algorithm,
         settings: study.LocalTraining,
         seed: int,
@@ -59,7 +60,7 @@ class Silo:
         self.split = split
         self.layout = layout
         self.uplink = uplink
-        self.holder = downlink.Holder(layout, self._state())
+        self.holder = downlink.Holder(layout, self._state(), downlink_codec)
         self.algorithm = algorithm
         self.settings = settings
         self.seed = seed

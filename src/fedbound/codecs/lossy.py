@@ -1,4 +1,4 @@
-"""What the error-bounded codecs share: when they go the exact way, and how their streams are sealed."""
+"""What lossy codecs share: when they go the exact way, and how their streams are sealed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ _SMALL = 4096
 _LIBRARY_ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, IndexError, MemoryError)
 
 
-class Bounded(ABC):
-    """An error-bounded codec around a native library, always in absolute-error mode.
+class Lossy(ABC):
+    """A lossy codec whose payloads are exact where that is shorter, or where its method does not apply.
 
     Subclasses give `_compress` and `_decompress` for finite float32 and float64 values in one dimension. Everything
-    that their library cannot do is encoded exactly: a bound of 0, other dtypes, NaN and infinities, fewer than
-    `smallest` values, an encoder that fails, and arrays for which the exact encoding is shorter. The first byte of the
-    payload says which it is.
+    that they cannot do is encoded exactly: other dtypes, NaN and infinities, fewer than `smallest` values, an encoder
+    that fails, and arrays for which the exact encoding is shorter. The first byte of the payload says which it is.
     """
 
     name: ClassVar[str]
-    error_bounded: ClassVar[bool] = True
+    error_bounded: ClassVar[bool]
     lossless: ClassVar[bool] = False
     smallest: ClassVar[int]
 
@@ -33,11 +32,12 @@ class Bounded(ABC):
         require_zstandard(self.name)
 
     def encode(self, x: np.ndarray, bound: float) -> bytes:
-        """Encode an array of any shape so that |x - decoded| <= bound, as far as the library keeps its promise.
+        """Encode an array of any shape; where the codec is bounded, so that |x - decoded| <= bound.
 
         Args:
             x: the values; a copy is made only where they are not C-contiguous and little-endian.
-            bound: absolute error bound in the unit of `x`, finite; 0 means exact.
+            bound: absolute error bound in the unit of `x`, finite. 0 means exact for a bounded codec; others ignore
+                the bound.
 
         Raises:
             ValueError: the bound is negative, infinite or NaN, or the dtype cannot be sent.
@@ -74,7 +74,7 @@ class Bounded(ABC):
 
     def _lossy(self, flat: np.ndarray, bound: float) -> Any | None:
         possible = flat.dtype in (np.float32, np.float64) and flat.size >= self.smallest
-        if not (possible and bound > 0 and all_finite(flat)):
+        if not (possible and (bound > 0 or not self.error_bounded) and all_finite(flat)):
             return None
         try:
             return self._compress(flat, bound)
@@ -88,3 +88,15 @@ class Bounded(ABC):
     @abstractmethod
     def _decompress(self, body: memoryview, flat: np.ndarray) -> None:
         """Decode the library's stream into all of `flat`."""
+
+
+class Bounded(Lossy):
+    """An error-bounded codec, always in absolute-error mode; a bound of 0 goes the exact way."""
+
+    error_bounded: ClassVar[bool] = True
+
+
+class Unbounded(Lossy):
+    """A codec that promises no bound: a published baseline to compare with."""
+
+    error_bounded: ClassVar[bool] = False

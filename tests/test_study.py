@@ -102,6 +102,10 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"exchange": {"codec": "sz3", "bound": 0}}, ["exchange: the bound 0 of codec 'sz3'", "use the codec 'none'"]),
     ({"exchange": {"codec": "sz3", "bound": float("nan")}}, ["exchange.bound: nan is refused", "finite"]),
     ({"exchange": {"codec": "sz3", "bound": "calbrated"}}, ["exchange.bound: 'calbrated' is refused", "'calibrated'"]),
+    (
+        {"exchange": {"codec": "ebq", "bound_mode": "ratio", "bound": 0.1}},
+        ["exchange: ", "the ratio 0.1 of codec 'ebq' must be above 1"],
+    ),
     ({"exchange": {"bound_mode": "relative"}}, ["exchange.bound_mode: 'relative' is refused", "'rel', 'abs'"]),
     ({"exchange": {"error_feedback": "maybe"}}, ["exchange.error_feedback: 'maybe' is refused", "boolean"]),
     ({"calibration": {"tolerance": 0}}, ["calibration.tolerance: 0 is refused", "greater than 0"]),

@@ -132,10 +132,11 @@ class Exchange(Section):
     bound: float | Literal["calibrated"] | None = Field(
         default="calibrated", description="error bound, or 'calibrated': taken from the calibrate stage"
     )
-    bound_mode: Literal["rel", "abs", "rel_quantile", "std"] | None = Field(
+    bound_mode: Literal["rel", "abs", "rel_quantile", "std", "ratio"] | None = Field(
         default="rel",
         description="rel: times the value range (max - min) of each tensor; rel_quantile: times the range of the "
-        "central 99.8 % of its values; std: times its standard deviation; abs: as it is",
+        "central 99.8 % of its values; std: times its standard deviation; abs: as it is; ratio: the smallest rel "
+        "bound at which each update takes at most a bound-th of its raw bytes",
     )
     downlink_bound: float | Literal["calibrated"] | None = Field(
         default=None, description="error bound of the downlink; null: the same as of the updates"
@@ -180,6 +181,10 @@ class Exchange(Section):
                 raise ValueError(
                     f"the bound {bound:g} of codec {codec['name']!r} must be above 0; "
                     "use the codec 'none' or 'lossless' for an exact exchange"
+                )
+            if self.bound_mode == "ratio" and isinstance(bound, float) and bound <= 1:
+                raise ValueError(
+                    f"the ratio {bound:g} of codec {codec['name']!r} must be above 1: raw bytes over bytes sent"
                 )
         return self
 
@@ -300,7 +305,7 @@ class CalibrateScenario(Section):
     error_feedback: bool
     downlink: Codec
     downlink_bound: float | Literal["calibrated"] | None
-    bound_mode: Literal["rel", "abs", "rel_quantile", "std"] | None
+    bound_mode: Literal["rel", "abs", "rel_quantile", "std", "ratio"] | None
     calibration: Calibration
 
 

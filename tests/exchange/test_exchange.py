@@ -198,13 +198,40 @@ def test_bound_modes_against_their_definitions():
 def test_study_bound_modes_reach_their_rules():
     layout, *_ = states(1)
     found = {}
-    for mode in ("abs", "rel", "rel_quantile", "std"):
-        exchange = study.Exchange(codec="sz3", bound=0.25, bound_mode=mode, downlink_bound=0.5)
+    for mode, bound in (("abs", 0.25), ("rel", 0.25), ("rel_quantile", 0.25), ("std", 0.25), ("ratio", 25.0)):
+        exchange = study.Exchange(codec="sz3", bound=bound, bound_mode=mode, downlink_bound=2 * bound)
         up, down = (bounds.rule(exchange, layout, s, None, d) for s, d in ((0, "up"), (-1, "down")))
         assert type(up) is type(down)
         found[mode] = type(up)
-        assert [next(iter(vars(one).values())) for one in (up, down)] == [0.25, 0.5]
-    assert len(set(found.values())) == 4
+        assert [next(iter(vars(one).values())) for one in (up, down)] == [bound, 2 * bound]
+    assert len(set(found.values())) == 5
+
+
+@pytest.mark.parametrize("ratio", [5.0, 15.0])
+def test_a_ratio_is_kept_at_the_smallest_common_scale(ratio):
+    layout, local, reference = states(21)
+    v = local.vector - reference.vector
+    v[layout.slices["w"].start] = np.nan  # its block is sent exactly, and left out of the ratio
+    ours = Encoder(layout, codecs.get("ebq"), bounds.Ratio(ratio), "lossless").encode(v, local.integers)
+    pairs = list(zip(ours.records, layout.blocks, strict=False))
+    kept = [(record, block) for record, block in pairs if np.isfinite(v[block.start : block.stop]).all()]
+    assert 0 < len(kept) < len(layout.blocks)
+    size, raw = sum(len(record.payload) for record, _ in kept), sum(4 * block.size for _, block in kept)
+    assert size <= raw / ratio
+    scales = [record.bound / np.ptp(v[block.start : block.stop].astype(np.float64)) for record, block in kept]
+    np.testing.assert_allclose(scales, scales[0], rtol=1e-6)
+    finer = Encoder(layout, codecs.get("ebq"), bounds.Range(scales[0] / 2 ** (1 / 16)), "lossless")
+    found = finer.encode(v, local.integers).records
+    assert sum(len(found[record.name].payload) for record, _ in kept) > raw / ratio
+
+
+def test_a_ratio_that_cannot_be_reached_names_the_key():
+    layout, local, _ = states(22)
+    encoder = Encoder(layout, codecs.get("ebq"), bounds.Ratio(1e5))
+    with pytest.raises(FederationError, match=r"exchange\.bound: the ratio 100000 cannot be reached"):
+        encoder.encode(local.vector, local.integers)
+    constant = np.ones(layout.size, np.float32)
+    np.testing.assert_array_equal(encoder.encode(constant, local.integers).decoded, constant)
 
 
 def test_calibrated_downlink_needs_its_own_rows():

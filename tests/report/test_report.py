@@ -231,7 +231,7 @@ def test_the_summary_has_the_main_figures_in_100_columns(tmp_path: Path, collect
     lines = said.splitlines()
     assert max(len(line) for line in lines if str(tmp_path) not in line) <= WIDTH
     row = next(line for line in lines if line.startswith("sz3 calibrated") and "±" in line)
-    assert " ".join(row.split()) == "sz3 calibrated 94.7 ± 0.9 % 89.7 % 20x 2.5 MB 0.33 (≤ 0.59)"
+    assert " ".join(row.split()) == "sz3 calibrated 94.7 ± 0.9 % 89.7 % 4.8x 2.5 MB 0.33 (≤ 0.59)"
     assert any("0.178 of each tensor's range" in line for line in lines)
     assert "epsilon 1, delta 1e-05, L1 norm laplace 0.0009 – 32" in [" ".join(line.split()) for line in lines]
     assert "epsilon 1, delta 1e-05, L2 norm gaussian 0.00011 1.1 32" in [" ".join(line.split()) for line in lines]

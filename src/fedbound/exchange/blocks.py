@@ -16,7 +16,7 @@ from fedbound.codecs.guard import Checked, encode_checked
 from fedbound.codecs.payload import all_finite, contiguous
 from fedbound.codecs.wire import Message, Record
 from fedbound.errors import FederationError, MessageError
-from fedbound.exchange.bounds import BoundRule
+from fedbound.exchange.bounds import BoundRule, Ratio
 from fedbound.exchange.layout import Block, Layout, State
 
 NonFinite = Literal["reject", "lossless"]
@@ -53,7 +53,7 @@ class Encoder:
 
     layout: Layout
     codec: codecs.Codec
-    rule: BoundRule
+    rule: BoundRule | Ratio
     non_finite: NonFinite = "reject"
 
     def encode(self, v: np.ndarray, integers: list[np.ndarray]) -> Encoding:
@@ -65,7 +65,8 @@ class Encoder:
             FederationError: `v` holds NaN or infinite values and those are to be rejected.
         """
         encoding = Encoding([], np.empty_like(v), 0, 0.0)
-        for index, (block, checked) in enumerate(zip(self.layout.blocks, self._checked(v), strict=True)):
+        rule = self.rule.prepare(self.layout, v, self.codec) if isinstance(self.rule, Ratio) else self.rule
+        for index, (block, checked) in enumerate(zip(self.layout.blocks, self._checked(v, rule), strict=True)):
             encoding.decoded[block.start : block.stop] = checked.decoded
             encoding.violations += checked.violations
             encoding.error_over_bound = max(encoding.error_over_bound, checked.error_over_bound)
@@ -74,18 +75,18 @@ class Encoder:
         encoding.records += self._integer_records(integers)
         return encoding
 
-    def _checked(self, v: np.ndarray) -> list[Checked]:
+    def _checked(self, v: np.ndarray, rule: BoundRule) -> list[Checked]:
         def one(block: Block) -> Checked:
-            return self._encode_block(block, v[block.start : block.stop])
+            return self._encode_block(block, v[block.start : block.stop], rule)
 
         workers = threads() if getattr(self.codec, "releases_gil", False) else 1
         if workers == 1 or len(self.layout.blocks) == 1:
             return [one(block) for block in self.layout.blocks]
         return list(_pool(workers).map(one, self.layout.blocks))
 
-    def _encode_block(self, block: Block, values: np.ndarray) -> Checked:
+    def _encode_block(self, block: Block, values: np.ndarray, rule: BoundRule) -> Checked:
         if all_finite(values):
-            return encode_checked(self.codec, values, self.rule.absolute(block, values))
+            return encode_checked(self.codec, values, rule.absolute(block, values))
         if self.non_finite == "lossless":
             return encode_checked(codecs.get("lossless"), values, 0.0)
         raise FederationError(

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from fedbound.errors import InputError
+from fedbound.codecs import Codec, search
+from fedbound.codecs.payload import all_finite
+from fedbound.errors import FederationError, InputError
 from fedbound.exchange.layout import Block, Layout
 from fedbound.study import Exchange
 
@@ -90,17 +92,50 @@ def _range_bound(scale: float, values: np.ndarray) -> float:
     return scale * (float(values.max()) - float(values.min()))
 
 
-_MODES: dict[str, type[Absolute] | type[Range] | type[RobustRange] | type[Deviation]] = {
+@dataclass(frozen=True)
+class Ratio:
+    """The smallest common scale of all blocks' value ranges at which they take a `ratio`-th of their raw bytes.
+
+    One scale for all blocks, as in the mode `rel`, of which this is the inverse.
+    """
+
+    ratio: float
+
+    def prepare(self, layout: Layout, v: np.ndarray, codec: Codec) -> Range:
+        """The rule for this vector; blocks that hold NaN or infinities are sent exactly and left out.
+
+        Args:
+            layout: the model's layout.
+            v: flat float32 vector that is about to be encoded.
+            codec: the codec that will encode it.
+
+        Raises:
+            FederationError: not even the loosest bound takes so few bytes.
+        """
+        parts = [v[block.start : block.stop] for block in layout.blocks]
+        parts = [part for part in parts if all_finite(part)]
+        units = [_range_bound(1.0, part) for part in parts]
+        if not any(units):
+            return Range(1.0)  # nothing to lose: constant blocks are exact
+        budget = sum(part.nbytes for part in parts) / self.ratio
+        try:
+            return Range(search.smallest_scale(codec, parts, units, budget).bound)
+        except ValueError as error:
+            raise FederationError(f"exchange.bound: the ratio {self.ratio:g} cannot be reached: {error}") from None
+
+
+_MODES: dict[str, type[Absolute] | type[Range] | type[RobustRange] | type[Deviation] | type[Ratio]] = {
     "abs": Absolute,
     "rel": Range,
     "rel_quantile": RobustRange,
     "std": Deviation,
+    "ratio": Ratio,
 }
 
 
 def rule(
     exchange: Exchange, layout: Layout, silo: int, bounds: Artifact | None, direction: Direction = "up"
-) -> BoundRule:
+) -> BoundRule | Ratio:
     """The bound rule of one silo's uplink, or of the downlink that all silos share.
 
     Args:

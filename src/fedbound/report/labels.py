@@ -63,7 +63,8 @@ def bound(exchange: Mapping[str, Any]) -> str:
     value = exchange.get("bound")
     if value is None:
         return ""
-    return f"{text(value)} abs" if exchange.get("bound_mode") == "abs" else text(value)
+    mode = exchange.get("bound_mode")
+    return f"{text(value)} {mode}" if mode in ("abs", "ratio", "std", "rel_quantile") else text(value)
 
 
 def exchange(choice: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from fedbound.errors import InputError, nearest
 from fedbound.registry import CODECS, Options
 
 BOUND = "pressio:abs"  # LibPressio's own name of an absolute error bound, whatever the compressor calls it
-_HEAD = struct.Struct("<H")  # bytes of the text that says who made the stream
+_HEAD = struct.Struct("<Hd")  # bytes of the text that says who made the stream, bound
 _MOST_TEXT = 512
 
 
@@ -93,23 +93,24 @@ class Libpressio(Bounded):
                 stream = self._compressor.encode(flat)
             except self._library.PressioException as error:
                 raise ValueError(str(error)) from None
-            return b"".join((_HEAD.pack(len(self._made_by)), self._made_by, np.asarray(stream).tobytes()))
+            return b"".join((_HEAD.pack(len(self._made_by), bound), self._made_by, np.asarray(stream).tobytes()))
 
     def _decompress(self, body: memoryview, flat: np.ndarray) -> None:
         if len(body) < _HEAD.size:
             raise ValueError("its head is missing")
-        (length,) = _HEAD.unpack_from(body)
+        length, bound = _HEAD.unpack_from(body)
         made_by = bytes(body[_HEAD.size : _HEAD.size + min(length, _MOST_TEXT)])
         # never a compressor of the sender's choice: some of LibPressio's start programs
         if made_by != self._made_by:
             text = made_by.decode("utf-8", "replace")
             raise ValueError(f"it was made by {text!r}, and here is {self._made_by.decode()!r}")
         stream = np.frombuffer(body[_HEAD.size + length :], np.uint8)
-        if not stream.size:
-            raise ValueError("its stream is missing")
+        if not stream.size or not 0 < bound < np.inf:
+            raise ValueError("its stream or its bound is missing")
         out = np.empty_like(flat)
         with self._lock:
             try:
+                self._compressor.set_options({BOUND: bound})  # zfp's stream, for one, does not hold it
                 decoded = self._compressor.decode(stream.copy(), out)
             except self._library.PressioException as error:
                 raise ValueError(str(error)) from None

@@ -54,6 +54,7 @@ RUN_ROUNDS = Schema(
         "decode_seconds": _seconds("time the server spent decoding updates"),
         "wait_seconds": _seconds("time the server waited for messages"),
         "checkpoint_seconds": _seconds("time the server spent writing its checkpoint"),
+        "save_seconds": _seconds("time the server waited for silos to save their states"),
         "checkpoint_bytes": _i("byte", "size of the server's checkpoint", measured=True),
         "downlink_seconds": _seconds("time the server spent encoding the model, bound check included"),
         "resync_bytes": _i("byte", "bytes moved beyond that because a silo restarted, both ways", measured=True),
@@ -110,6 +111,14 @@ RUN_TENSORS = Schema(
     }
 )
 
+RUN_FAILURES = Schema(
+    {
+        "round": _i("1", "round in which it happened, from 1"),
+        "silo": _i("1", "silo"),
+        "kind": _s("rejected: its update could not be used; failed: the run went on without the silo"),
+        "reason": _s("what was wrong"),
+    }
+)
 RUN_SUMMARY = Schema(
     {
         **_FAIRNESS,
@@ -462,6 +471,7 @@ TABLES: dict[str, dict[str, Schema]] = {
         "silos": RUN_SILOS,
         "evaluations": RUN_EVALUATIONS,
         "tensors": RUN_TENSORS,
+        "failures": RUN_FAILURES,
         "summary": RUN_SUMMARY,
     },
     "privacy": {"results": PRIVACY_RESULTS},

@@ -113,6 +113,26 @@ class Training(LocalTraining):
     scheduler: Scheduler = Field(default="sync", validate_default=True, description="when silos train and report")
     rounds: int = Field(default=20, ge=1, description="rounds of training")
     evaluate_every: int = Field(default=1, ge=1, description="rounds between evaluations; the last is always evaluated")
+    on_failure: Literal["abort", "drop"] = Field(
+        default="abort",
+        description="a silo that raises, stalls or sends garbage ends the run (abort), or the run goes on without it",
+    )
+    least_silos: int = Field(default=1, ge=1, description="living silos below which a run ends all the same")
+    silo_timeout: float = Field(
+        default=0.0, ge=0, description="seconds after which a silo that owes an answer has stalled; 0: never"
+    )
+
+    @model_validator(mode="after")
+    def _fits_scheduler(self) -> Training:
+        """Some algorithms need all silos in step."""
+        factory, scheduler = ALGORITHMS.entry(self.algorithm["name"]).factory, self.scheduler
+        in_step = scheduler["name"] == "sync" and scheduler["participation"] == 1 and scheduler["quorum"] is None
+        if getattr(factory, "synchronous", False) and not in_step:
+            raise ValueError(
+                f"the algorithm {self.algorithm['name']!r} needs every silo in every round and does not go with this "
+                "scheduler; use 'sync' without participation and quorum, or another algorithm"
+            )
+        return self
 
 
 class Exchange(Section):

@@ -15,6 +15,7 @@ import pytest
 
 from fedbound import artifacts, study
 from fedbound.federation import checkpoint
+from fedbound.federation.transports import mpi
 
 BIN = Path(sys.executable).parent
 MPIEXEC = shutil.which("mpiexec", path=str(BIN)) or shutil.which("mpiexec")
@@ -125,8 +126,25 @@ def _gone(pids: list[int]) -> None:
             time.sleep(0.05)
 
 
+def test_several_silos_share_a_rank(tmp_path):
+    """Three silos on two ranks beside the server's: the same numbers as all in one process."""
+    expected = local(tmp_path / "local.h5", 4)
+    done = run(command(tmp_path / "mpi.h5", 4, ranks=3))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert artifacts.differences(expected, artifacts.read(tmp_path / "mpi.h5", "train")) == []
+
+
+@pytest.mark.parametrize(("ranks", "silos"), [(2, 3), (3, 3), (4, 3), (4, 100), (65, 64), (8, 7)])
+def test_ranks_hold_every_silo_once_and_evenly(ranks, silos):
+    blocks = [mpi.hosted(rank, ranks, silos) for rank in range(ranks)]
+    assert [silo for block in blocks for silo in block] == list(range(silos))
+    sizes = [len(block) for block in blocks[1:]]
+    assert max(sizes) - min(sizes) <= 1
+    assert len(blocks[0]) == 0
+
+
 def test_wrong_number_of_ranks_is_one_sentence(tmp_path):
-    done = run(command(tmp_path / "x.h5", 1, ranks=2))
+    done = run(command(tmp_path / "x.h5", 1, ranks=5))
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("fedbound:")]
     assert len(lines) == 1

@@ -86,8 +86,8 @@ def test_residual_is_input_minus_what_the_server_decodes(monkeypatch):
         monkeypatch.setattr(silo.uplink, "encode", encode)
     decode = server.receiver.decode
 
-    def compare(message, reference, out):
-        integers = decode(message, reference, out)
+    def compare(message, out, extras):
+        integers = decode(message, out, extras)
         np.testing.assert_array_equal(out, sent[message.sender])
         checked.append(message.sender)
         return integers
@@ -166,8 +166,8 @@ def test_silo_failure_names_silo_and_round(monkeypatch):
     silo = transport.members[1]
     learn = silo._learn
 
-    def diverge(round_, steps=0):
-        result, local = learn(round_, steps)
+    def diverge(round_, reference, steps=0):
+        result, local = learn(round_, reference, steps)
         local.vector[7] = np.nan
         return result, local
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -134,22 +134,22 @@ def decoders(codec: codecs.Codec | None = None) -> Decoders:
     return {one.id: one for one in agreed}
 
 
-def decode_records(layout: Layout, message: Message, out: np.ndarray, accepted: Decoders) -> list[np.ndarray]:
-    """Decode all of a message's records: float blocks into `out`, integer tensors into the list returned.
+def decode_records(
+    layout: Layout, message: Message, out: np.ndarray, accepted: Decoders, extras: Sequence[np.ndarray] = ()
+) -> list[np.ndarray]:
+    """Decode all of a message's records: float blocks into `out` and `extras`, integer tensors into the list returned.
 
     Raises:
         MessageError: the records are not exactly the layout's, one is of a codec that is not among the `accepted`, or
             does not decode.
     """
     who = "the server" if message.sender < 0 else f"silo {message.sender}"
-    count = len(layout.blocks) + len(layout.integers)
+    count = layout.extra(len(extras))
     if sorted(record.name for record in message.records) != list(range(count)):
         raise MessageError(f"message from {who} does not hold exactly the model's {count} records; it is rejected")
     integers = [np.empty(tuple(s.shape), np.dtype(s.dtype)) for s in layout.integers]
     for record in message.records:
-        floats = record.name < len(layout.blocks)
-        block = layout.blocks[record.name] if floats else None
-        target = out[block.start : block.stop] if block else integers[record.name - len(layout.blocks)]
+        target = _target(layout, record.name, out, integers, extras)
         decoder = accepted.get(record.codec)
         if decoder is None:
             name = codecs.by_id(record.codec).name
@@ -164,6 +164,18 @@ def decode_records(layout: Layout, message: Message, out: np.ndarray, accepted: 
                 f"message from {who}: record {record.name} does not decode ({error}); it is rejected"
             ) from None
     return integers
+
+
+def _target(
+    layout: Layout, name: int, out: np.ndarray, integers: list[np.ndarray], extras: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Where the record with this name index is decoded to."""
+    blocks = len(layout.blocks)
+    if blocks <= name < layout.extra(0):
+        return integers[name - blocks]
+    number, index = (-1, name) if name < blocks else divmod(name - layout.extra(0), blocks)
+    block = layout.blocks[index]
+    return (out if number < 0 else extras[number])[block.start : block.stop]
 
 
 def payload_bytes(records: list[Record]) -> int:

@@ -67,10 +67,18 @@ class Layout:
         """Bytes of the model uncompressed: 4 per float value, integers in their dtype."""
         return 4 * self.size + sum(np.dtype(s.dtype).itemsize * prod(s.shape) for s in self.integers)
 
-    def expected(self) -> list[tuple[tuple[int, ...], np.dtype]]:
-        """Shape and dtype of each record of a message that carries a model or an update, by name index."""
+    def expected(self, extras: int = 0) -> list[tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of each record of a message that carries a model or an update, by name index.
+
+        Args:
+            extras: further float vectors of the model's size that the message carries.
+        """
         blocks = [((block.size,), np.dtype("<f4")) for block in self.blocks]
-        return blocks + [(tuple(s.shape), np.dtype(s.dtype)) for s in self.integers]
+        return blocks + [(tuple(s.shape), np.dtype(s.dtype)) for s in self.integers] + extras * blocks
+
+    def extra(self, number: int) -> int:
+        """Name index of the first record of the further vector `number`, from 0."""
+        return len(self.blocks) + len(self.integers) + number * len(self.blocks)
 
     def flatten(self, arrays: Sequence[np.ndarray]) -> State:
         """Copy a model's tensors (in model order, floats as float32) into a new State."""

@@ -7,6 +7,9 @@ A silo that sits out some rounds keeps its residual: it is added to the next upd
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 
 from fedbound import codecs
@@ -44,6 +47,13 @@ class Uplink:
             self.residual[:] = lost(v, encoding.decoded)
         return encoding
 
+    def encode_extra(self, vector: np.ndarray, number: int) -> Encoding:
+        """Encode a further vector (flat float32) that goes with the update, as it is and without error feedback."""
+        encoding = self.encoder.encode(vector, [])
+        first = self.encoder.layout.extra(number)
+        encoding.records = [dataclasses.replace(record, name=first + record.name) for record in encoding.records]
+        return encoding
+
 
 def lost(v: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     """v - decoded, written into `v`; 0 where a value is not finite, which is always sent exactly."""
@@ -62,19 +72,23 @@ class Receiver:
         mode: "delta" or "weights", as the silos send.
         codec: the codec that silos use; besides it, only exact ones are accepted.
         non_finite: "reject" refuses updates that decode to NaN or infinities, "lossless" lets them through.
+        extras: further vectors that come with each update.
     """
 
-    def __init__(self, layout: Layout, mode: str, codec: codecs.Codec, non_finite: str = "reject"):
+    def __init__(self, layout: Layout, mode: str, codec: codecs.Codec, non_finite: str = "reject", extras: int = 0):
         self.layout = layout
         self.mode = mode
         self.non_finite = non_finite
+        self.extras = extras
         self._decoders = decoders(codec)
 
-    def decode(self, message: Message, model: State, out: np.ndarray) -> list[np.ndarray]:
-        """Decode an update message into `out` (flat float32): the change to make, in both modes.
+    def decode(self, message: Message, out: np.ndarray, extras: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
+        """Decode an update message into `out` (flat float32) as it was sent: a change, or weights.
 
-        In mode "delta" that is the change against the model that the silo was sent; in mode "weights" the received
-        weights minus the global `model`, so that the mean of the changes leads to the mean of the weights.
+        Args:
+            message: the update.
+            out: written.
+            extras: written: the further vectors, flat float32.
 
         Returns:
             The integer tensors.
@@ -82,9 +96,25 @@ class Receiver:
         Raises:
             MessageError: a record is missing, twice there, does not decode, or decodes to non-finite values.
         """
-        arrays = decode_records(self.layout, message, out, self._decoders)
-        if self.non_finite == "reject" and not np.isfinite(out).all():
+        arrays = decode_records(self.layout, message, out, self._decoders, extras)
+        if self.non_finite == "reject" and not all(np.isfinite(vector).all() for vector in (out, *extras)):
             raise MessageError(f"message from silo {message.sender} decodes to NaN or infinite values; it is rejected")
-        if self.mode == "weights":
-            out -= model.vector
         return arrays
+
+    def local(self, decoded: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """The silo's model as both ends know it, from what was decoded and the copy that the silo trained on."""
+        return sent_model(self.mode, decoded, reference)
+
+    def change(self, decoded: np.ndarray, model: State) -> None:
+        """Make of what was decoded, in place, the change to be made to the global model.
+
+        In mode "delta" that is the change against the copy that the silo trained on; in mode "weights" the received
+        weights minus the global `model`, so that the mean of the changes leads to the mean of the weights.
+        """
+        if self.mode == "weights":
+            decoded -= model.vector
+
+
+def sent_model(mode: str, decoded: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The silo's model as the server decodes it; both ends compute it by this same operation (design law 1)."""
+    return reference + decoded if mode == "delta" else decoded.copy()

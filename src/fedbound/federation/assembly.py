@@ -18,6 +18,8 @@ from fedbound.exchange.blocks import Encoder
 from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.uplink import Receiver, Uplink
 from fedbound.federation import checkpoint, schedulers
+from fedbound.federation.algorithms import Algorithm, Client
+from fedbound.federation.failures import Failures
 from fedbound.federation.records import Records
 from fedbound.federation.server import Exchange, Server
 from fedbound.federation.silo import Silo
@@ -59,7 +61,10 @@ class Assembly:
         from fedbound.models import state, training
 
         training.resolve_device(self.training.device)  # refuse a missing GPU before anything starts
-        layout = Layout(state.specs(self.module()))
+        module = self.module()
+        layout = Layout(state.specs(module))
+        ALGORITHMS.make(self.training.algorithm).check(module)
+        self.scheduler().check(self.data.silos)
         for direction, silo in _ENDS:  # refuse foreign bounds before anything starts
             rules.rule(self.exchange, layout, silo, self.bounds, direction)
         return layout
@@ -92,9 +97,17 @@ class Assembly:
 
     def _server_exchange(self) -> Exchange:
         sender = downlink.Sender(self.encoder("down"), self.exchange.mode, self.initial_state())
-        return Exchange(sender, Receiver(self.layout, self.exchange.mode, self.codec("up"), self.exchange.non_finite))
+        return Exchange(
+            sender,
+            Receiver(self.layout, self.exchange.mode, self.codec("up"), self.exchange.non_finite, self.client().extras),
+        )
 
-    def silo(self, number: int, folder: Path | None = None) -> Silo:
+    def client(self) -> Client:
+        """A silo's end of the algorithm."""
+        algorithm: Algorithm = ALGORITHMS.make(self.training.algorithm)
+        return algorithm.client(self.layout)
+
+    def silo(self, number: int, folder: Path | None = None, checkpoint_every: int = 1) -> Silo:
         """Silo `number`; its checkpoints go to `folder`."""
         uplink = Uplink(self.encoder("up", number), self.exchange.mode, bool(self.exchange.error_feedback))
         return Silo(
@@ -104,16 +117,15 @@ class Assembly:
             self.layout,
             uplink,
             self.codec("down"),
-            ALGORITHMS.make(self.training.algorithm),
+            self.client(),
             self.training,
             self.seed,
-            checkpoint.Store(folder, f"silo-{number}") if folder else None,
+            checkpoint.Store(folder, f"silo-{number}", self._keep(checkpoint_every)) if folder else None,
         )
 
     def server(self, transport: Transport, folder: Path | None = None, checkpoint_every: int = 1) -> Server:
         """The server on `transport`; its checkpoints and the log of its records go to `folder`."""
-        options = dict(self.training.scheduler)
-        scheduler = schedulers.get(options.pop("name"), rounds=self.training.rounds, seed=self.seed, **options)
+        scheduler = self.scheduler()
         return Server(
             self.layout,
             self.initial_state(),
@@ -125,12 +137,24 @@ class Assembly:
             Records(folder / "records.jsonl" if folder else None),
             checkpoint.Store(folder, checkpoint.SERVER) if folder else None,
             checkpoint_every,
+            Failures(self.training.on_failure, self.training.least_silos, self.training.silo_timeout),
         )
 
-    def local(self, numbers: Iterable[int] | None = None, folder: Path | None = None) -> LocalTransport:
+    def scheduler(self) -> schedulers.Scheduler:
+        """A fresh scheduler of this run."""
+        options = dict(self.training.scheduler)
+        return schedulers.get(options.pop("name"), rounds=self.training.rounds, seed=self.seed, **options)
+
+    def _keep(self, checkpoint_every: int) -> int:
+        """Checkpoints that a silo keeps: where silos are out while others are aggregated, it saves at every update."""
+        return checkpoint.KEEP + checkpoint_every if self.scheduler().overlapping else checkpoint.KEEP
+
+    def local(
+        self, numbers: Iterable[int] | None = None, folder: Path | None = None, checkpoint_every: int = 1
+    ) -> LocalTransport:
         """All silos in this process."""
         members = range(self.data.silos) if numbers is None else numbers
-        return LocalTransport({number: self.silo(number, folder) for number in members})
+        return LocalTransport({number: self.silo(number, folder, checkpoint_every) for number in members})
 
 
 def one_thread_per_rank() -> None:

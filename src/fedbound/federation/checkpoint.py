@@ -43,14 +43,16 @@ class Store:
     Args:
         folder: the epoch's folder, `<root>/epoch-000N`.
         rank: "server" or "silo-K".
+        keep: checkpoints that are kept.
     """
 
-    def __init__(self, folder: Path, rank: str):
+    def __init__(self, folder: Path, rank: str, keep: int = KEEP):
         self.folder = Path(folder)
         self.rank = rank
+        self.keep = keep
 
     def save(self, state: State) -> int:
-        """Write a state and forget all but the last two; returns the bytes written.
+        """Write a state and forget all but the last ones; returns the bytes written.
 
         Raises:
             LeaseError: another job took the scenario over.
@@ -66,7 +68,7 @@ class Store:
         except FileNotFoundError:
             raise LeaseError(f"{self.folder} is gone: a newer job took over the checkpoints; this one stops") from None
         os.replace(file.name, target)
-        for old in labels(self.folder, self.rank)[:-KEEP]:
+        for old in labels(self.folder, self.rank)[: -self.keep]:
             (self.folder / f"{self.rank}_{old:08d}.npz").unlink(missing_ok=True)
         return target.stat().st_size
 

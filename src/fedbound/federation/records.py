@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fedbound import schemas
 from fedbound.artifacts import Table
 
 Rows = dict[str, list[dict[str, Any]]]
-TABLES = ("rounds", "silos", "evaluations", "tensors")
+TABLES = ("rounds", "silos", "evaluations", "tensors", "failures")
 
 
 class Records:
@@ -58,6 +59,10 @@ class Records:
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, self.log)
 
+    def forget_evaluations(self, versions: Set[int]) -> None:
+        """Drop the rows of evaluations that not all silos finished."""
+        self.rows["evaluations"] = [row for row in self.rows["evaluations"] if row["round"] not in versions]
+
     def _take(self, rows: Rows) -> None:
         for table in TABLES:
             self.rows[table] += rows[table]
@@ -94,6 +99,7 @@ _INITIAL = {
     **dict.fromkeys(("round", "bytes_up", "bytes_down", "raw_up", "raw_down", "violations"), 0),
     **dict.fromkeys(("checkpoint_bytes", "resync_bytes", "downlink_seconds"), 0),
     **dict.fromkeys(("seconds", "aggregate_seconds", "decode_seconds", "wait_seconds", "checkpoint_seconds"), 0.0),
+    "save_seconds": 0.0,
     "ratio_up": float("nan"),
 }  # round 0: the model that nobody has trained yet
 
@@ -117,13 +123,14 @@ def tables(rows: Rows, extra: dict[str, Any]) -> dict[str, Table]:
     rounds = [{**row, **figures.get(row["round"], _NO_EVALUATION)} for row in [_INITIAL, *rows["rounds"]]]
     ordered = {
         table: sorted(rows[table], key=lambda row: (row["round"], row["silo"]))
-        for table in ("silos", "evaluations", "tensors")
+        for table in ("silos", "evaluations", "tensors", "failures")
     }
     return {
         "rounds": schemas.RUN_ROUNDS.table(rounds),
         "silos": schemas.RUN_SILOS.table(ordered["silos"]),
         "evaluations": schemas.RUN_EVALUATIONS.table(ordered["evaluations"]),
         "tensors": schemas.RUN_TENSORS.table(ordered["tensors"]),
+        "failures": schemas.RUN_FAILURES.table(ordered["failures"]),
         "summary": schemas.RUN_SUMMARY.table([_summary(rounds, figures, extra)]),
     }
 

@@ -1,13 +1,17 @@
 """The server's end, and the round loop: events go into the scheduler, its actions are carried out one by one.
 
 The round is a transaction (design law 9). `_aggregate` folds the updates, commits the round's rows, and saves a
-checkpoint that also holds the actions still to be done; only then does the next model leave. A restart therefore goes
-on with exactly those actions.
+checkpoint that also holds the actions still to be done, and the updates that wait; only then does the next model leave.
+A restart therefore goes on with exactly those actions, and silos that were out are sent off anew.
+
+Schedulers that aggregate while silos are out ("overlapping") are not held up by evaluations: those are taken as they
+come, and an evaluation that not all silos finished is left out of the results.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,16 +24,20 @@ from fedbound.exchange import downlink
 from fedbound.exchange.bounds import ALL_SILOS
 from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.uplink import Receiver
-from fedbound.federation import checkpoint
-from fedbound.federation.algorithms import Algorithm
+from fedbound.federation import checkpoint, rows
+from fedbound.federation.algorithms import Algorithm, Contribution
+from fedbound.federation.failures import Failures
 from fedbound.federation.records import Records
 from fedbound.federation.schedulers import (
     Action,
     Aggregate,
     Arrived,
+    Discard,
     Dispatch,
     Event,
     Finish,
+    Left,
+    Rejected,
     Scheduler,
     SetTimer,
     Start,
@@ -38,12 +46,7 @@ from fedbound.federation.schedulers import (
 from fedbound.federation.transports import Transport
 
 SERVER = -1
-FOREVER: float | None = None
 NO_LABEL = -1
-_UPDATE_FIELDS = {
-    "samples", "steps", "train_loss", "raw_bytes", "violations", "memory_bytes", "error_over_bound", "residual_norm",
-    "train_seconds", "encode_seconds", "wait_seconds",
-}  # fmt: skip
 
 
 @dataclass
@@ -52,6 +55,32 @@ class Exchange:
 
     sender: downlink.Sender
     receiver: Receiver
+
+
+@dataclass
+class Task:
+    """What a silo is training on.
+
+    Attributes:
+        version: of the model that it was sent.
+        size: bytes of that model's messages.
+        steps: local steps asked for; 0 for the study's own.
+        label: under which the silo keeps the state that its update leaves behind; NO_LABEL where it was not asked to.
+    """
+
+    version: int
+    size: int
+    steps: int
+    label: int
+
+
+@dataclass
+class Waiting:
+    """An update that has arrived: its bytes, the message they hold, and when it came (seconds)."""
+
+    buffer: Any
+    message: wire.Message
+    time: float
 
 
 class Server:
@@ -68,6 +97,7 @@ class Server:
         records: takes the rows.
         store: where checkpoints go; None where nothing survives.
         checkpoint_every: versions between checkpoints.
+        failures: what is done about silos that fail, stall or send garbage.
     """
 
     def __init__(
@@ -82,6 +112,7 @@ class Server:
         records: Records,
         store: checkpoint.Store | None = None,
         checkpoint_every: int = 1,
+        failures: Failures | None = None,
     ):
         self.layout = layout
         self.model = model
@@ -94,18 +125,23 @@ class Server:
         self.records = records
         self.store = store
         self.checkpoint_every = checkpoint_every
+        self.failures = failures or Failures()
         self.version = 0
         self.resumed_from = -1
         self.finished = False
-        self.limits = wire.Limits(expected=layout.expected())
-        self.waiting: dict[int, tuple[Any, float]] = {}  # encoded updates that have arrived, with their time
-        self.sent: dict[int, tuple[int, int]] = {}  # silo -> (version, bytes) of the model it trains on
+        self.living = set(range(transport.silos))
+        self.limits = wire.Limits(expected=layout.expected(self.receiver.extras))
+        self.events: deque[Event] = deque()
+        self.waiting: dict[int, Waiting] = {}
+        self.tasks: dict[int, Task] = {}
         self.held: dict[int, int] = {}  # silo -> version of its copy of the model; 0 where it is not here
-        self.asked: dict[int, tuple[wire.Flags, dict[str, float]]] = {}  # silo -> what the last model asked of it
-        self.evaluating: set[int] = set()  # silos whose evaluation of the current version is still to come
+        self.asked: dict[int, deque[_Command]] = {}  # silo -> commands without an answer, which come in this order
+        self.references: dict[int, np.ndarray] = {}  # version -> copy that silos out of step trained on
+        self.evaluating: dict[int, set[int]] = {}  # version -> silos whose evaluation is still to come
+        self.incomplete: set[int] = set()  # versions whose evaluation some silo never finished
         self.evaluated_version = -1
         self.silo_labels: dict[int, int] = {}
-        self.dirty: set[int] = set()  # silos whose state changed since they last saved it
+        self.unsaved: set[int] = set()  # silos whose state changed since they last saved it
         self.restored: dict[int, int] = {}  # silo -> label that it must load before it trains again
         self.timers: dict[int, float] = {}
         self.clock = time.perf_counter()
@@ -117,7 +153,7 @@ class Server:
         """Run to the scheduler's Finish and return the final model; all silos have evaluated it.
 
         Raises:
-            FederationError: a silo failed or broke the protocol.
+            FederationError: a silo failed or broke the protocol, and the policy is to end then.
         """
         if resume is not None:
             actions = self._restore(resume)
@@ -140,6 +176,9 @@ class Server:
             match action:
                 case Aggregate(silos=silos):
                     self._aggregate(silos, actions[index + 1 :])
+                case Discard(silos=silos):
+                    for silo in silos:
+                        self._forget_update(silo)
                 case Dispatch(silos=silos, steps=steps):
                     self._dispatch(silos, steps)
                 case SetTimer(key=key, time=at):
@@ -148,63 +187,139 @@ class Server:
                     self.finished = True
 
     def _next_event(self) -> Event:
-        while True:
+        while not self.events:
             key = min(self.timers, key=self.timers.__getitem__) if self.timers else None
-            timeout = FOREVER if key is None else max(0.0, self.timers[key] - self._now())
-            received = self._receive(timeout)
-            if received is None and key is not None:
+            if key is not None and self.timers[key] <= self._now():
                 del self.timers[key]
                 return Timer(key, self._now())
-            if received is not None and self._take(*received):
-                return Arrived(received[0], self._now())
+            self._pump(None if key is None else self.timers[key])
+        return self.events.popleft()
 
     def _now(self) -> float:
         return time.perf_counter() - self.clock
 
+    @property
+    def overlapping(self) -> bool:
+        """Whether aggregations happen while silos are out."""
+        return self.scheduler.overlapping
+
     # ---- messages -------------------------------------------------------------------------------------------------
 
-    def _receive(self, timeout: float | None) -> tuple[int, Any] | None:
+    def _pump(self, until: float | None) -> None:
+        """Wait for one message, until a time of this run's clock; what the scheduler must hear goes to `events`."""
+        due = self.failures.next_due()
+        times = [at for at in (until, due) if at is not None]
+        timeout = max(0.0, min(times) - self._now()) if times else None
         started = time.perf_counter()
         received = self.transport.receive(timeout)
         self.row["wait_seconds"] += time.perf_counter() - started
-        if received is None and timeout is FOREVER:
-            raise FederationError(f"no silo answers any more in round {self.version}; see the log of the silos")
         if received is not None:
             self.row["bytes_up"] += len(received[1])
-        return received
+            self._take(*received)
+            return
+        if timeout is None:
+            raise FederationError(f"no silo answers any more in round {self.version}; see the log of the silos")
+        for silo in self.failures.overdue(self._now()):
+            self._lose(silo, f"it has not answered for {self.failures.timeout:g} s")
 
-    def _take(self, silo: int, buffer: Any) -> bool:
-        """Take in one message; True when it is an update that the scheduler must hear of."""
-        header = wire.peek(buffer)
-        if header.sender != silo:
-            raise MessageError(f"a message of silo {silo} claims to come from {header.sender}; it is rejected")
-        if header.kind == wire.Kind.UPDATE:
-            self.waiting[silo] = (buffer, self._now())
-            return True
-        message = wire.unpack(buffer, limits=wire.Limits())
-        if header.kind == wire.Kind.RESYNC:
-            self._resync(silo, len(buffer))
-            return False
-        if header.kind == wire.Kind.FAILURE:
-            raise FederationError(f"silo {silo} failed in round {self.version + 1}: {message.text}")
-        if header.kind == wire.Kind.EVALUATION:
+    def _take(self, silo: int, buffer: Any) -> None:
+        """Take in one message."""
+        self.failures.answered(silo)
+        if silo not in self.living:
+            return  # it was given up; what it still sends is not used
+        try:
+            header = wire.peek(buffer)
+            if header.sender != silo:
+                raise MessageError(f"a message of silo {silo} claims to come from {header.sender}; it is rejected")
+            if header.kind == wire.Kind.UPDATE:
+                self._take_update(silo, buffer)
+                return
+            message = wire.unpack(buffer, limits=wire.Limits())
+            match header.kind:
+                case wire.Kind.RESYNC:
+                    self._resync(silo, len(buffer))
+                case wire.Kind.FAILURE:
+                    self._lose(silo, message.text)
+                case wire.Kind.EVALUATION:
+                    self._answered(silo)
+                    self._note_evaluation(silo, message)
+                case wire.Kind.ACK:
+                    self.row["bytes_up"] -= len(buffer)  # how often we save must not show in the traffic
+                    self.unsaved.discard(silo)
+                    self.silo_labels[silo] = message.round
+                case _:
+                    raise MessageError(
+                        f"silo {silo} sent a message of kind {header.kind.name}, which the server does not take"
+                    )
+        except MessageError as error:
+            self._reject(silo, str(error))
+
+    def _answered(self, silo: int) -> _Command:
+        """The oldest command without an answer, which now has one."""
+        if not self.asked.get(silo):
+            raise MessageError(f"silo {silo} sent an answer to nothing that it was asked; it is rejected")
+        return self.asked[silo].popleft()
+
+    def _take_update(self, silo: int, buffer: Any) -> None:
+        message = wire.unpack(buffer, limits=self.limits)
+        task = self.tasks.get(silo)
+        if task is None or silo in self.waiting:
+            raise MessageError(f"silo {silo} sent an update that it was not asked for; it is rejected")
+        if message.model_version != task.version:
+            raise MessageError(
+                f"the update of silo {silo} is for model {message.model_version} and model {task.version} was sent "
+                "to it; it is rejected"
+            )
+        rows.check_update(message)
+        self._answered(silo)
+        if "test_samples" in message.fields:
             self._note_evaluation(silo, message)
-            return False
-        raise MessageError(f"silo {silo} sent a message of kind {header.kind.name}, which the server does not take")
+        self.waiting[silo] = Waiting(buffer, message, self._now())
+        self.events.append(Arrived(silo, self._now()))
+
+    def _reject(self, silo: int, why: str) -> None:
+        """A message that cannot be used: end the run, or go on without that update."""
+        self.failures.note(self.records, self.version + 1, silo, "rejected", why, self.living)
+        self._give_up_evaluation(silo)
+        if silo in self.tasks and silo not in self.waiting:
+            self._forget_update(silo)
+            self.events.append(Rejected(silo, self._now()))
+
+    def _lose(self, silo: int, why: str) -> None:
+        """A silo that failed or stalled: end the run, or go on without it."""
+        self.living.discard(silo)
+        self.failures.note(self.records, self.version + 1, silo, "failed", why, self.living)
+        self._give_up_evaluation(silo)
+        self.unsaved.discard(silo)
+        if silo not in self.waiting:
+            self._forget_update(silo)
+        self.events.append(Left(silo, self._now()))
+
+    def _give_up_evaluation(self, silo: int, of: int | None = None) -> None:
+        """That silo will not evaluate that version, or any that it was asked to."""
+        for version, missing in self.evaluating.items():
+            if silo in missing and of in (None, version):
+                missing.discard(silo)
+                self.incomplete.add(version)
+
+    def _forget_update(self, silo: int) -> None:
+        self.waiting.pop(silo, None)
+        self.tasks.pop(silo, None)
+        self._prune()
 
     def _dispatch(self, silos: Sequence[int], steps: int) -> None:
         """Send the current model to `silos` for training, and to the others too when they are to evaluate it."""
         due = self.version % self.evaluate_every == 0 and self.evaluated_version < self.version
         if due:
-            self.evaluating = set(range(self.transport.silos))
+            self.evaluating[self.version] = set(self.living)
             self.evaluated_version = self.version
         flags = wire.Flags.TRAIN | (wire.Flags.EVALUATE if due else wire.Flags(0))
-        if (self.version + 1) % self.checkpoint_every == 0:
+        if self.overlapping or (self.version + 1) % self.checkpoint_every == 0:
             flags |= wire.Flags.CHECKPOINT
         self.row_started = time.perf_counter()
         self._send_model(silos, flags, steps)
         if due:
-            self._send_model(sorted(self.evaluating - set(silos)), wire.Flags.EVALUATE, 0)
+            self._send_model(sorted(self.living - set(silos)), wire.Flags.EVALUATE, 0)
 
     def _send_model(self, silos: Sequence[int], flags: wire.Flags, steps: int) -> None:
         """Bring the copies of `silos` to the current model and tell them what to do with it."""
@@ -219,22 +334,27 @@ class Server:
                 packed[base, label] = self._pack(self.sender.path(base), flags, command)
             parcel = packed[base, label]
             self.held[silo] = self.version
-            self.asked[silo] = (flags, command)
+            self.asked.setdefault(silo, deque()).append(_Command(self.version, flags, command))
             if flags & wire.Flags.TRAIN:
-                self.sent[silo] = (self.version, parcel.size)
+                saved = self.version + 1 if flags & wire.Flags.CHECKPOINT else NO_LABEL
+                self.tasks[silo] = Task(self.version, parcel.size, steps, saved)
             self.row["bytes_down"] += parcel.size
             self.row["resync_bytes"] += sum(map(len, parcel.messages)) - parcel.size
             self.row["raw_down"] += self.layout.raw_bytes if parcel.carries_model else 0
+            self.failures.expect(silo, self._now())
             for message in parcel.messages:
                 self.transport.send(silo, message)
 
     def _advance(self) -> None:
         started = time.perf_counter()
+        if self.algorithm.needs_base and any(task.version == self.sender.version for task in self.tasks.values()):
+            self.references[self.sender.version] = self.sender.held.vector.copy()
         encoding = self.sender.advance(self.model, self.version)
         if encoding is None:
             return
         self.row["violations"] += encoding.violations
-        self._note_tensors("down", ALL_SILOS, self.version, encoding.records)
+        for row in rows.tensors(self.layout, encoding.records):
+            self.records.add("tensors", round=self.version, direction="down", silo=ALL_SILOS, **row)
         self.row["downlink_seconds"] += time.perf_counter() - started
 
     def _pack(self, path: list[downlink.Step], flags: wire.Flags, command: dict[str, float]) -> _Parcel:
@@ -247,84 +367,125 @@ class Server:
         for step in path:
             last = step is path[-1]
             fields = downlink.fields(step) | (command if last else {})
+            kind, end = wire.Kind.MODEL, flags if last else wire.Flags(0)
             messages.append(
-                wire.pack(
-                    wire.Message(
-                        wire.Kind.MODEL,
-                        SERVER,
-                        self.version,
-                        step.version,
-                        step.records or [],
-                        fields,
-                        flags=flags if last else wire.Flags(0),
-                    )
-                )
+                wire.pack(wire.Message(kind, SERVER, self.version, step.version, step.records or [], fields, flags=end))
             )
         return _Parcel(messages, size, carries_model)
 
     def _resync(self, silo: int, asked_bytes: int) -> None:
-        """The silo does not hold what the last step starts from: send it the whole copy, with the same command."""
-        flags, command = self.asked[silo]
-        (message,) = self._pack([self.sender.whole()], flags, command).messages
-        self.held[silo] = self.sender.version
-        if silo in self.sent:
-            self.sent[silo] = (self.sender.version, self.sent[silo][1])
+        """The silo does not hold what that step starts from: send it the whole copy as it is now, and the command."""
+        asked = self._answered(silo)
+        now = self.sender.version
+        (message,) = self._pack([self.sender.whole()], asked.flags, asked.fields).messages
+        self.held[silo] = now
+        self.asked[silo].append(_Command(now, asked.flags, asked.fields))
+        if asked.flags & wire.Flags.TRAIN:
+            self.tasks[silo].version = now
+        if asked.flags & wire.Flags.EVALUATE and now != asked.version:
+            self._give_up_evaluation(silo, asked.version)
         self.row["bytes_up"] -= asked_bytes  # a restart must not show in the run's traffic
         self.row["resync_bytes"] += asked_bytes + len(message)
+        self.failures.expect(silo, self._now())
         self.transport.send(silo, message)
 
     # ---- the transaction ------------------------------------------------------------------------------------------
 
     def _aggregate(self, silos: Sequence[int], pending: list[Action]) -> None:
-        while self.evaluating - set(self.waiting):  # evaluations of this version belong to this transaction
-            received = self._receive(FOREVER)
-            assert received is not None
-            self._take(*received)
-        self.algorithm.begin(self.layout.size)
+        if not self.overlapping:
+            while any(self.evaluating.values()):
+                self._pump(None)  # evaluations of this version belong to this transaction
+        self.algorithm.begin(self.layout.size, len(self.living))
         update = np.empty(self.layout.size, np.float32)  # the only decoded update at any time (design law 6)
+        extras = [np.empty_like(update) for _ in range(self.receiver.extras)]
         integers: list[np.ndarray] = []
         for silo in silos:
-            integers = self._fold(silo, update, integers)
+            integers = self._fold(silo, update, extras, integers)
         started = time.perf_counter()
         self.algorithm.finish(self.model.vector)
         self.model.integers = integers or self.model.integers
         self.row["aggregate_seconds"] += time.perf_counter() - started
         self.version += 1
+        self._prune()
         self._commit(pending)
 
-    def _fold(self, silo: int, update: np.ndarray, integers: list[np.ndarray]) -> list[np.ndarray]:
-        buffer, arrival = self.waiting.pop(silo)
-        version, bytes_down = self.sent.pop(silo)
+    def _fold(
+        self, silo: int, update: np.ndarray, extras: list[np.ndarray], integers: list[np.ndarray]
+    ) -> list[np.ndarray]:
+        waiting, task = self.waiting.pop(silo), self.tasks.pop(silo)
         started = time.perf_counter()
-        message = wire.unpack(buffer, limits=self.limits)
-        if message.model_version != version:
-            raise MessageError(
-                f"the update of silo {silo} is for model {message.model_version} and model {version} was sent to it"
-            )
-        missing = _UPDATE_FIELDS - message.fields.keys()
-        if missing:
-            raise MessageError(f"message from silo {silo} lacks the field {min(missing)!r}; it is rejected")
-        theirs = self.receiver.decode(message, self.model, update)
+        message = waiting.message
+        try:
+            theirs = self.receiver.decode(message, update, extras)
+        except MessageError as error:
+            self.failures.note(self.records, self.version + 1, silo, "rejected", str(error), self.living)
+            return integers
+        staleness = self.version - task.version
+        reference = local = None
+        if self.algorithm.needs_base:
+            reference = self._reference(task.version)
+            local = self.receiver.local(update, reference)
+        self.receiver.change(update, self.model)
         decoded = time.perf_counter()
-        staleness = self.version - version
-        self.algorithm.fold(update, int(message.fields["samples"]), staleness)
+        about = Contribution(
+            silo,
+            int(message.fields["samples"]),
+            staleness,
+            reference,
+            local,
+            message.fields.get("global_loss", float("nan")),
+            tuple(extras),
+        )
+        self.algorithm.fold(update, about)
         folded = time.perf_counter()
         self.row["decode_seconds"] += decoded - started
         self.row["aggregate_seconds"] += folded - decoded
-        self._note_update(silo, message, len(buffer), bytes_down, arrival, decoded - started, staleness)
-        if "test_samples" in message.fields:
-            self._note_evaluation(silo, message)
-        self.dirty.add(silo)
+        self._note_update(silo, waiting, task, decoded - started, staleness)
         # counters (BatchNorm's) have no mean: the largest one is what the silo that trained most has counted
         return [np.maximum(a, b) for a, b in zip(integers, theirs, strict=True)] if integers else theirs
+
+    def _reference(self, version: int) -> np.ndarray:
+        """The silos' copy of `version`, which some silo trained on."""
+        return self.sender.held.vector if version == self.sender.version else self.references[version]
+
+    def _prune(self) -> None:
+        wanted = {task.version for task in self.tasks.values()}
+        self.references = {version: kept for version, kept in self.references.items() if version in wanted}
+
+    def _note_update(self, silo: int, waiting: Waiting, task: Task, seconds: float, staleness: int) -> None:
+        if task.label == NO_LABEL:
+            self.unsaved.add(silo)
+        else:
+            self.silo_labels[silo] = task.label
+            self.unsaved.discard(silo)
+        row = rows.update(waiting.message)
+        self.row["raw_up"] += row["raw_up"]
+        self.row["violations"] += row["violations"]
+        round_ = self.version + 1
+        self.records.add(
+            "silos",
+            round=round_,
+            silo=silo,
+            **row,
+            bytes_up=len(waiting.buffer),
+            bytes_down=task.size,
+            staleness=staleness,
+            decode_seconds=seconds,
+            arrival_seconds=waiting.time - (self.row_started - self.clock),
+        )
+        for one in rows.tensors(self.layout, waiting.message.records):
+            self.records.add("tensors", round=round_, direction="up", silo=silo, **one)
 
     def _commit(self, pending: list[Action]) -> None:
         self.row["seconds"] = time.perf_counter() - self.row_started
         saving = self.store is not None and (self.version % self.checkpoint_every == 0 or Finish() in pending)
         if saving:
+            started = time.perf_counter()
             self._save_silos()
+            self.row["save_seconds"] = time.perf_counter() - started
             # The checkpoint's own cost cannot be part of the row that it must contain: it is noted in the next one.
-        self.records.add("rounds", round=self.version, **self._rates())
+        ratio = self.row["raw_up"] / self.row["bytes_up"] if self.row["bytes_up"] else float("nan")
+        self.records.add("rounds", round=self.version, **self.row, ratio_up=ratio)
         self.records.commit(self.version)
         self._begin_row()
         if saving:
@@ -333,147 +494,113 @@ class Server:
             self.row["checkpoint_seconds"] = time.perf_counter() - started
 
     def _save_silos(self) -> None:
-        """Every silo whose state changed has it on disk under this version's label, or is asked to now."""
-        asked = set()
-        for silo in sorted(self.dirty):
-            if self.version % self.checkpoint_every == 0 and silo in self.folded_now:
-                continue  # it saved before it sent
+        """Every silo whose state changed has it on disk, or is asked to save it now."""
+        for silo in sorted(self.unsaved):
             message = wire.Message(wire.Kind.CHECKPOINT, SERVER, self.version, self.version, [], {})
+            self.failures.expect(silo, self._now())
             self.transport.send(silo, wire.pack(message))
-            asked.add(silo)
-        while asked:
-            received = self._receive(FOREVER)
-            assert received is not None
-            if wire.peek(received[1]).kind == wire.Kind.ACK:
-                asked.discard(received[0])
-                self.row["bytes_up"] -= len(received[1])  # how often we save must not show in the traffic
-            else:
-                self._take(*received)
-        self.silo_labels |= dict.fromkeys(self.dirty, self.version)
-        self.dirty = set()
+        while self.unsaved:
+            self._pump(None)
 
     def _save(self, pending: list[Action]) -> int:
         assert self.store is not None
         arrays = {"model": self.model.vector}
         arrays |= {f"integer-{i}": array for i, array in enumerate(self.model.integers)}
         arrays |= {f"algorithm-{key}": array for key, array in self.algorithm.state().items()}
+        arrays |= {f"reference-{version}": array for version, array in self.references.items()}
+        arrays |= {f"waiting-{silo}": np.frombuffer(one.buffer, np.uint8) for silo, one in self.waiting.items()}
         copies, sender = self.sender.state()
         arrays |= {f"downlink-{key}": array for key, array in copies.items()}
+        labels = self.silo_labels | {
+            silo: self.tasks[silo].label for silo in self.waiting if self.tasks[silo].label != NO_LABEL
+        }
         meta = {
             "version": self.version,
             "scheduler": self.scheduler.state(),
+            "time": self._now(),
+            "timers": {str(key): at for key, at in self.timers.items()},
+            "events": [[type(event).__name__, asdict(event)] for event in self.events],
             "sender": sender,
+            "living": sorted(self.living),
+            "tasks": {str(silo): asdict(task) for silo, task in self.tasks.items()},
             "held": {str(silo): version for silo, version in self.held.items()},
             "pending": [[type(action).__name__, asdict(action)] for action in pending],
-            "silo_labels": {str(silo): label for silo, label in self.silo_labels.items()},
+            "silo_labels": {str(silo): label for silo, label in labels.items()},
             "evaluated_version": self.evaluated_version,
+            "incomplete": sorted(self.incomplete | {v for v, missing in self.evaluating.items() if missing}),
         }
         return self.store.save(checkpoint.State(self.version, arrays, meta))
 
     def _restore(self, state: checkpoint.State) -> list[Action]:
-        self.version = self.resumed_from = state.meta["version"]
+        meta = state.meta
+        self.version = self.resumed_from = meta["version"]
         self.model.vector[:] = state.arrays["model"]
         self.model.integers = [state.arrays[f"integer-{i}"] for i in range(len(self.layout.integers))]
         self.algorithm.restore(_part(state.arrays, "algorithm-"))
-        self.sender.restore(_part(state.arrays, "downlink-"), state.meta["sender"])
-        self.held = {int(silo): version for silo, version in state.meta["held"].items()}
-        self.scheduler.restore(state.meta["scheduler"])
-        self.silo_labels = {int(silo): label for silo, label in state.meta["silo_labels"].items()}
+        self.references = {int(k): array for k, array in _part(state.arrays, "reference-").items()}
+        self.sender.restore(_part(state.arrays, "downlink-"), meta["sender"])
+        self.held = {int(silo): version for silo, version in meta["held"].items()}
+        self.scheduler.restore(meta["scheduler"])
+        self.clock = time.perf_counter() - meta["time"]
+        self.row_started = time.perf_counter()
+        self.timers = {int(key): at for key, at in meta["timers"].items()}
+        self.living = set(meta["living"])
+        self.silo_labels = {int(silo): label for silo, label in meta["silo_labels"].items()}
         self.restored = dict(self.silo_labels)
-        self.evaluated_version = state.meta["evaluated_version"]
+        self.evaluated_version = meta["evaluated_version"]
+        self.incomplete = set(meta["incomplete"])
         self.records.restore(self.version)
-        kinds: dict[str, Any] = {kind.__name__: kind for kind in (Dispatch, Aggregate, SetTimer, Finish)}
-        return [kinds[name](**values) for name, values in state.meta["pending"]]
+        self._restore_tasks(meta["tasks"], _part(state.arrays, "waiting-"))
+        events: dict[str, Any] = {kind.__name__: kind for kind in (Arrived, Rejected, Left, Timer)}
+        self.events.extend(events[name](**values) for name, values in meta["events"])
+        kinds: dict[str, Any] = {kind.__name__: kind for kind in (Dispatch, Aggregate, Discard, SetTimer, Finish)}
+        return [kinds[name](**values) for name, values in meta["pending"]]
+
+    def _restore_tasks(self, tasks: dict[str, Any], waiting: dict[str, np.ndarray]) -> None:
+        """Updates that had arrived wait again; silos that were out have lost their work and are sent off anew."""
+        for name, array in waiting.items():
+            buffer = array.tobytes()
+            self.waiting[int(name)] = Waiting(buffer, wire.unpack(buffer, limits=self.limits), self._now())
+            self.tasks[int(name)] = Task(**tasks[name])
+        for name, values in tasks.items():
+            if name not in waiting and int(name) in self.living:
+                self._send_model([int(name)], wire.Flags.TRAIN | wire.Flags.CHECKPOINT, values["steps"])
 
     # ---- records --------------------------------------------------------------------------------------------------
 
     def _begin_row(self) -> None:
-        keys = ("bytes_up", "bytes_down", "raw_up", "raw_down", "violations", "checkpoint_bytes", "resync_bytes")
-        self.row: dict[str, Any] = dict.fromkeys(keys, 0)
-        times = ("seconds", "aggregate_seconds", "decode_seconds", "wait_seconds", "checkpoint_seconds")
-        self.row |= dict.fromkeys((*times, "downlink_seconds"), 0.0)
+        self.row = rows.new_round()
         self.row_started = time.perf_counter()
-        self.folded_now: set[int] = set()
-
-    def _rates(self) -> dict[str, Any]:
-        ratio = self.row["raw_up"] / self.row["bytes_up"] if self.row["bytes_up"] else float("nan")
-        return {**self.row, "ratio_up": ratio}
-
-    def _note_update(
-        self,
-        silo: int,
-        message: wire.Message,
-        size: int,
-        bytes_down: int,
-        arrival: float,
-        decode_seconds: float,
-        staleness: int,
-    ) -> None:
-        fields = message.fields
-        self.folded_now.add(silo)
-        self.row["raw_up"] += int(fields["raw_bytes"])
-        self.row["violations"] += int(fields["violations"])
-        round_ = self.version + 1
-        self.records.add(
-            "silos",
-            round=round_,
-            silo=silo,
-            **{key: int(fields[key]) for key in ("samples", "steps", "violations", "memory_bytes")},
-            **{key: fields[key] for key in ("train_loss", "error_over_bound", "residual_norm")},
-            **{key: fields[key] for key in ("train_seconds", "encode_seconds", "wait_seconds")},
-            evaluate_seconds=fields.get("evaluate_seconds", 0.0),
-            model_seconds=fields.get("decode_seconds", 0.0),
-            bytes_up=size,
-            payload_up=sum(len(record.payload) for record in message.records),
-            raw_up=int(fields["raw_bytes"]),
-            bytes_down=bytes_down,
-            staleness=staleness,
-            decode_seconds=decode_seconds,
-            arrival_seconds=arrival - (self.row_started - self.clock),
-        )
-        self._note_tensors("up", silo, round_, message.records)
-
-    def _note_tensors(self, direction: str, silo: int, round_: int, records: list[wire.Record]) -> None:
-        for record in records[: len(self.layout.blocks)]:
-            block = self.layout.blocks[record.name]
-            self.records.add(
-                "tensors",
-                round=round_,
-                direction=direction,
-                silo=silo,
-                block=block.name,
-                values=block.size,
-                bound=record.bound,
-                bytes=len(record.payload),
-            )
 
     def _note_evaluation(self, silo: int, message: wire.Message) -> None:
-        fields = message.fields
-        tests, validations = int(fields["test_samples"]), int(fields["validation_samples"])
-        self.evaluating.discard(silo)
-        self.records.add(
-            "evaluations",
-            round=message.model_version,
-            silo=silo,
-            test_samples=tests,
-            test_accuracy=fields["test_correct"] / tests,
-            test_loss=fields["test_loss"] / tests,
-            validation_samples=validations,
-            validation_accuracy=fields["validation_correct"] / validations if validations else float("nan"),
-        )
+        missing = self.evaluating.get(message.model_version)
+        if missing is None or silo not in missing:
+            return  # of before a restart: that evaluation is incomplete
+        missing.discard(silo)
+        if not missing:
+            del self.evaluating[message.model_version]
+        self.records.add("evaluations", round=message.model_version, silo=silo, **rows.evaluation(message))
 
     def _evaluate_final(self) -> None:
         """All silos evaluate the final model; its bytes belong to no round and are left out of them."""
         if self.evaluated_version < self.version:
             self.evaluated_version = self.version
-            self.evaluating = set(range(self.transport.silos))
-            self._send_model(sorted(self.evaluating), wire.Flags.EVALUATE, 0)
-        while self.evaluating:
-            received = self._receive(FOREVER)
-            assert received is not None
-            self._take(*received)
+            self.evaluating[self.version] = set(self.living)
+            self._send_model(sorted(self.living), wire.Flags.EVALUATE, 0)
+        while any(self.evaluating.values()):
+            self._pump(None)
         # under the next label: a restart from the last checkpoint evaluates again and must not find these rows
         self.records.commit(self.version + 1)
+        self.records.forget_evaluations(self.incomplete - {self.version})
+
+
+@dataclass(frozen=True)
+class _Command:
+    """What a silo was asked to do with the model of a version."""
+
+    version: int
+    flags: wire.Flags
+    fields: dict[str, float]
 
 
 @dataclass(frozen=True)

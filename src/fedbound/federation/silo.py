@@ -13,12 +13,13 @@ from fedbound import data, study
 from fedbound.codecs import Codec, wire
 from fedbound.errors import FedboundError, FederationError
 from fedbound.exchange import downlink
+from fedbound.exchange.blocks import Encoding
 from fedbound.exchange.layout import Layout, State
-from fedbound.exchange.uplink import Uplink
+from fedbound.exchange.uplink import Uplink, sent_model
 from fedbound.federation import checkpoint
 
 if TYPE_CHECKING:
-    from fedbound.federation.algorithms import Algorithm
+    from fedbound.federation.algorithms import Client
     from fedbound.models.training import LocalResult
 
 NO_LABEL = -1
@@ -36,7 +37,8 @@ class Silo:
         split: the silo's samples.
         layout: the model's layout.
         uplink: the silo's end of the exchange.
-        algorithm: gives the hook of local training.
+        downlink_codec: decodes the models.
+        client: what the algorithm does at the silo beyond plain training.
         settings: the local training's settings.
         seed: the run's seed; with silo and round it determines the order of the samples.
         store: where checkpoints go; None where nothing survives (probes).
@@ -50,7 +52,7 @@ class Silo:
         layout: Layout,
         uplink: Uplink,
         downlink_codec: Codec,
-        algorithm: Algorithm,
+        client: Client,
         settings: study.LocalTraining,
         seed: int,
         store: checkpoint.Store | None = None,
@@ -61,7 +63,7 @@ class Silo:
         self.layout = layout
         self.uplink = uplink
         self.holder = downlink.Holder(layout, self._state(), downlink_codec)
-        self.algorithm = algorithm
+        self.client = client
         self.settings = settings
         self.seed = seed
         self.store = store
@@ -117,10 +119,12 @@ class Silo:
         return self._train(message, reference, fields)
 
     def _train(self, message: wire.Message, reference: State, fields: dict[str, float]) -> wire.Message:
+        if self.client.wants_global_loss:
+            fields["global_loss"] = self._training_loss()
         started = time.perf_counter()
-        result, local = self._learn(message.round, int(message.fields.get("steps", 0)))
+        result, local = self._learn(message.round, reference, int(message.fields.get("steps", 0)))
         trained = time.perf_counter()
-        encoding = self.uplink.encode(local, reference)
+        encoding, records = self._encode(local, reference)
         encoded = time.perf_counter()
         if message.flags & wire.Flags.CHECKPOINT:
             self._save(message.round + 1)
@@ -134,18 +138,39 @@ class Silo:
             "error_over_bound": encoding.error_over_bound,
             "violations": encoding.violations,
             "residual_norm": 0.0 if residual is None else float(np.linalg.norm(residual)),
-            "raw_bytes": self.layout.raw_bytes,
+            "raw_bytes": self.layout.raw_bytes + 4 * self.layout.size * self.client.extras,
             "memory_bytes": peak_memory(),
         }
-        return self._message(
-            wire.Kind.UPDATE, message.round, message.model_version, records=encoding.records, fields=fields
-        )
+        return self._message(wire.Kind.UPDATE, message.round, message.model_version, records=records, fields=fields)
 
-    def _learn(self, round_: int, steps: int = 0) -> tuple[LocalResult, State]:
+    def _encode(self, local: State, reference: State) -> tuple[Encoding, list[wire.Record]]:
+        """Encode the update and what goes with it, and let the algorithm's state follow what the server decodes."""
+        encoding = self.uplink.encode(local, reference)
+        records = encoding.records
+        if self.client.follows:
+            sent = sent_model(self.uplink.mode, encoding.decoded, reference.vector)
+            further = [
+                self.uplink.encode_extra(vector, number)
+                for number, vector in enumerate(self.client.extra(reference.vector, sent))
+            ]
+            self.client.commit(reference.vector, sent, [one.decoded for one in further])
+            encoding.violations += sum(one.violations for one in further)
+            records = [record for one in (encoding, *further) for record in one.records]
+        return encoding, records
+
+    def _training_loss(self) -> float:
+        """Mean loss (nat) of the model as received on the training samples."""
+        from fedbound.models import training
+
+        self.module.to(training.resolve_device(self.settings.device))
+        found = training.evaluate(self.module, self.split.train)
+        return found.loss_sum / found.samples
+
+    def _learn(self, round_: int, reference: State, steps: int = 0) -> tuple[LocalResult, State]:
         """Train the module as it stands for one round."""
         from fedbound.models import training
 
-        hook = self.algorithm.local_hook(self.module)
+        hook = self.client.hook(self.module, reference.vector)
         seed = round_seed(self.seed, self.number, round_)
         result = training.train(self.module, self.split.train, self.settings, seed, steps, hook)
         return result, self._state()
@@ -153,7 +178,7 @@ class Silo:
     def train_from(self, reference: State, round_: int) -> State:
         """The model that local training makes of `reference` in round `round_`; nothing is encoded or kept."""
         self._load(reference)
-        return self._learn(round_)[1]
+        return self._learn(round_, reference)[1]
 
     def _evaluate(self) -> dict[str, float]:
         from fedbound.models import training
@@ -185,6 +210,7 @@ class Silo:
         if self.store is None:
             return
         arrays = {} if self.uplink.residual is None else {"residual": self.uplink.residual}
+        arrays |= {f"client-{key}": array for key, array in self.client.state().items()}
         self.store.save(checkpoint.State(label, arrays, {}))
 
     def _restore(self, label: int) -> None:
@@ -193,6 +219,8 @@ class Silo:
         state = self.store.load(label)
         if self.uplink.residual is not None:
             self.uplink.residual[:] = state.arrays["residual"]
+        kept = {key.removeprefix("client-"): array for key, array in state.arrays.items() if key.startswith("client-")}
+        self.client.restore(kept)
 
     def _message(
         self,
@@ -209,18 +237,22 @@ class Silo:
 def serve(
     silos: dict[int, Silo], receive: Callable[[], tuple[int, Any]], send: Callable[[int, bytearray], None]
 ) -> None:
-    """A silo process: answer messages until STOP.
+    """A silo process: answer messages until each of its silos was told to stop.
 
     Args:
         silos: the process's silos by number.
         receive: blocks until a message comes; returns the silo it is for and its bytes.
         send: sends a silo's answer to the server.
     """
+    stopped: set[int] = set()
     while True:
         started = time.perf_counter()
         number, buffer = receive()
         if wire.peek(buffer).kind == wire.Kind.STOP:
-            return
+            stopped.add(number)
+            if stopped == silos.keys():
+                return
+            continue
         silo = silos[number]
         silo.wait_seconds = time.perf_counter() - started
         answer = silo.handle(buffer)

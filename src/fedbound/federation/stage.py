@@ -33,7 +33,8 @@ def run(
 
     Args:
         checkpoints: the scenario's own folder; deleted when the run is complete.
-        transport: "mpi" (rank 0 is the server, rank k+1 silo k) or "local" (all in this process).
+        transport: "mpi" (rank 0 is the server, the others hold the silos in blocks, one each where there are as many
+            ranks) or "local" (all in this process).
         wait_seconds: how long to await another living job on the same checkpoints.
         write: writes the finished artifact; checkpoints are deleted only after it has returned.
 
@@ -48,18 +49,20 @@ def run(
         _refuse_foreign(bounds, scenario, inputs["bounds"])
     if transport not in ("mpi", "local"):
         raise InputError(f"--transport: {transport!r} is refused; possible: local, mpi")
-    comm = mpi.world(scenario.data.silos + 1) if transport == "mpi" else None
+    comm = mpi.world(scenario.data.silos) if transport == "mpi" else None
     assembly.layout  # noqa: B018 - builds model and bounds now: what does not fit is refused before a lease is taken
     guarded = checkpoints / _guard(scenario, bounds)
     if comm is None:
         return _serve_locally(scenario, assembly, guarded, checkpoint_every, wait_seconds, write)
     if comm.rank:
-        _serve_silo(assembly, comm)
+        _serve_silos(assembly, comm, checkpoint_every)
         return None
     lease = Lease(guarded, wait_seconds)
     resume = checkpoint.adopt(lease, range(scenario.data.silos))
     _announce(comm, str(lease.folder))
-    return _complete(scenario, assembly, mpi.MpiTransport(comm), lease, resume, checkpoint_every, write)
+    return _complete(
+        scenario, assembly, mpi.MpiTransport(comm, scenario.data.silos), lease, resume, checkpoint_every, write
+    )
 
 
 def _guard(scenario: study.TrainScenario, bounds: Artifact | None) -> str:
@@ -87,12 +90,12 @@ def _refuse_foreign(bounds: Artifact, scenario: study.TrainScenario, path: Path)
             raise InputError(f"{path} was calibrated for {what}; run calibrate for this scenario")
 
 
-def _serve_silo(assembly: Assembly, comm: Any) -> None:
-    number = comm.rank - 1
+def _serve_silos(assembly: Assembly, comm: Any, checkpoint_every: int) -> None:
     folder = Path(_announce(comm, ""))
-    silo = assembly.silo(number, folder)
+    numbers = mpi.hosted(comm.rank, comm.size, assembly.data.silos)
+    silos = {number: assembly.silo(number, folder, checkpoint_every) for number in numbers}
     endpoint = mpi.MpiEndpoint(comm)
-    serve({number: silo}, endpoint.receive, endpoint.send)
+    serve(silos, endpoint.receive, endpoint.send)
 
 
 def _announce(comm: Any, text: str) -> str:
@@ -116,7 +119,9 @@ def _serve_locally(
 ) -> Artifact:
     lease = Lease(checkpoints, wait_seconds)
     resume = checkpoint.adopt(lease, range(scenario.data.silos))
-    return _complete(scenario, assembly, assembly.local(folder=lease.folder), lease, resume, checkpoint_every, write)
+    return _complete(
+        scenario, assembly, assembly.local(None, lease.folder, checkpoint_every), lease, resume, checkpoint_every, write
+    )
 
 
 def _complete(

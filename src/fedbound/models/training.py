@@ -43,7 +43,7 @@ def train(
     settings: study.LocalTraining,
     rng_seed: int,
     steps: int = 0,
-    hook: Callable[[Any], None] | None = None,
+    hook: Callable[[Any], bool | None] | None = None,
 ) -> LocalResult:
     """Train `module` in place with a fresh optimizer on shuffled mini-batches.
 
@@ -56,7 +56,8 @@ def train(
         settings: epochs, batch size, optimizer and its rates, device.
         rng_seed: seed of this round and silo, from 0.
         steps: take exactly so many steps, cycling through epochs; 0: `settings.local_epochs` epochs.
-        hook: called with the module between the gradients and the optimizer's step, to change gradients.
+        hook: called with the module between the gradients and the optimizer's step, to change gradients; where it
+            returns True, it has made the step itself.
 
     Raises:
         InputError: CUDA is asked for and there is none.
@@ -79,9 +80,8 @@ def train(
             loss = torch.nn.functional.cross_entropy(logits, y.index_select(0, index))
             module.zero_grad()
             loss.backward()
-            if hook is not None:
-                hook(module)
-            optimizer.step()
+            if hook is None or not hook(module):
+                optimizer.step()
             total += loss.detach()
     module.zero_grad()
     return LocalResult(steps, float(total) / steps)

@@ -38,15 +38,14 @@ def run(scenario: study.ProfileScenario, inputs: Mapping[str, Path], *, transpor
         return _measure(scenario, assembly, lambda: assembly.local(), ranks=1)
     if transport != "mpi":
         raise InputError(f"--transport: {transport!r} is refused; possible: local, mpi")
-    comm = mpi.world(scenario.data.silos + 1)
+    comm = mpi.world(scenario.data.silos)
     if comm.rank:
-        number = comm.rank - 1
         endpoint = mpi.MpiEndpoint(comm)
-        silo = assembly.silo(number)
+        silos = {number: assembly.silo(number) for number in mpi.hosted(comm.rank, comm.size, scenario.data.silos)}
         for _ in range(2):  # the federated rounds end with one STOP, the measurements around them with another
-            serve({number: silo}, endpoint.receive, endpoint.send)
+            serve(silos, endpoint.receive, endpoint.send)
         return None
-    return _measure(scenario, assembly, lambda: mpi.MpiTransport(comm), comm.size)
+    return _measure(scenario, assembly, lambda: mpi.MpiTransport(comm, scenario.data.silos), comm.size)
 
 
 def _measure(

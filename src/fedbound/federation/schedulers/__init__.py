@@ -121,7 +121,13 @@ Action = Dispatch | Aggregate | Discard | SetTimer | Finish
 
 
 class Scheduler(Protocol):
-    """The state machine. Actions are carried out in order; a Dispatch sends the model as the actions before left it."""
+    """The state machine. Actions are carried out in order; a Dispatch sends the model as the actions before left it.
+
+    Attributes:
+        overlapping: whether it aggregates while silos are out.
+    """
+
+    overlapping: bool
 
     def check(self, silos: int) -> None:
         """Raise InputError where the scheduler's options cannot work with `silos` silos."""

@@ -60,6 +60,8 @@ class Buffered:
         size: updates per aggregation, at least 1.
     """
 
+    overlapping = True
+
     def __init__(self, rounds: int, size: int):
         self.rounds = rounds
         self.size = size

@@ -121,6 +121,8 @@ class Compass:
         options: of `compass`.
     """
 
+    overlapping = True
+
     def __init__(self, rounds: int, options: CompassOptions | None = None):
         self.rounds = rounds
         self.options = options or CompassOptions()

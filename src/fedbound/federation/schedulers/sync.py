@@ -104,6 +104,7 @@ class Sync:
         self.participation = participation
         self.deadline = deadline
         self.quorum = quorum
+        self.overlapping = quorum is not None  # late silos train on while others are aggregated
         self.started = False
         self.finished = False
         self.round = 0

@@ -1,4 +1,6 @@
-"""Silos as MPI ranks: rank 0 is the server, rank k+1 is silo k. Point-to-point bytes, no pickle.
+"""Silos as MPI ranks: rank 0 is the server, the other ranks hold the silos. Point-to-point bytes, no pickle.
+
+The tag of a message is its silo's number + 1, so that one rank can hold several silos.
 
 Waiting polls with a growing pause: a blocking receive spins and takes a whole core from a training neighbour, while a
 fixed pause of a millisecond costs more than it saves in short rounds.
@@ -10,18 +12,17 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from fedbound.errors import InputError
+from fedbound.errors import FederationError, InputError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-TAG = 1
 _FIRST_PAUSE = 20e-6
 _LONGEST_PAUSE = 1e-3
 
 
-def world(ranks: int) -> MPI.Intracomm:
-    """COMM_WORLD, checked to have the size that the scenario needs.
+def world(silos: int) -> MPI.Intracomm:
+    """COMM_WORLD, checked to have a server and from one to `silos` ranks for the silos.
 
     Raises:
         InputError: there is no MPI library, mpi4py and the library do not fit, or the size is another: a launcher of
@@ -35,13 +36,25 @@ def world(ranks: int) -> MPI.Intracomm:
             "one, load your site's MPI module, or use --transport local"
         ) from None
     comm = MPI.COMM_WORLD
-    if comm.size != ranks:
+    if not 2 <= comm.size <= silos + 1:
         library = MPI.Get_library_version().split("\n")[0].strip()
         raise InputError(
-            f"this scenario needs {ranks} MPI ranks (one server and {ranks - 1} silos) and this job has {comm.size} "
-            f"(library: {library}); start it with 'mpiexec -n {ranks}' of that same MPI, or use --transport local"
+            f"this scenario needs {silos + 1} MPI ranks (one server and {silos} silos), or fewer with several silos in "
+            f"each, at least 2, and this job has {comm.size} (library: {library}); start it with "
+            f"'mpiexec -n {silos + 1}' of that same MPI, or use --transport local"
         )
+    largest = comm.Get_attr(MPI.TAG_UB)
+    if largest is not None and silos > largest:
+        raise InputError(f"data.silos: {silos} silos are more than this MPI has tags for ({largest}); use fewer")
     return comm
+
+
+def hosted(rank: int, ranks: int, silos: int) -> range:
+    """The silos that a rank holds: none for the server (rank 0), blocks of nearly equal size for the others."""
+    if rank == 0:
+        return range(0)
+    hosts = ranks - 1
+    return range((rank - 1) * silos // hosts, rank * silos // hosts)
 
 
 def rank_hint() -> int:
@@ -55,18 +68,24 @@ def rank_hint() -> int:
 class MpiTransport:
     """The server's end."""
 
-    def __init__(self, comm: MPI.Intracomm):
+    def __init__(self, comm: MPI.Intracomm, silos: int):
         self.comm = comm
-        self.silos = comm.size - 1
+        self.silos = silos
+        self.host = {silo: rank for rank in range(1, comm.size) for silo in hosted(rank, comm.size, silos)}
         self.sending: list[tuple[Any, bytearray]] = []
 
     def send(self, silo: int, message: bytearray) -> None:
         self.sending = [(request, kept) for request, kept in self.sending if not request.Test()]
-        self.sending.append((self.comm.Isend(_bytes(message), dest=silo + 1, tag=TAG), message))
+        self.sending.append((self.comm.Isend(_bytes(message), dest=self.host[silo], tag=silo + 1), message))
 
     def receive(self, timeout: float | None = None) -> tuple[int, Any] | None:
         received = _poll(self.comm, timeout)
-        return None if received is None else (received[0] - 1, received[1])
+        if received is None:
+            return None
+        rank, silo, buffer = received
+        if self.host.get(silo) != rank:
+            raise FederationError(f"rank {rank} sent a message for silo {silo}, which it does not hold")
+        return silo, buffer
 
     def close(self) -> None:
         for request, _ in self.sending:
@@ -83,26 +102,27 @@ class MpiEndpoint:
     def receive(self) -> tuple[int, Any]:
         received = _poll(self.comm, None)
         assert received is not None  # without a timeout _poll returns with a message only
-        return self.comm.rank - 1, received[1]
+        return received[1], received[2]
 
     def send(self, silo: int, message: bytearray) -> None:
-        self.comm.Send(_bytes(message), dest=0, tag=TAG)
+        self.comm.Send(_bytes(message), dest=0, tag=silo + 1)
 
 
-def _poll(comm: MPI.Intracomm, timeout: float | None) -> tuple[int, bytearray] | None:
+def _poll(comm: MPI.Intracomm, timeout: float | None) -> tuple[int, int, bytearray] | None:
+    """Rank that it comes from, silo that it is of or for, and bytes of the next message."""
     from mpi4py import MPI
 
     status = MPI.Status()
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = _FIRST_PAUSE
-    while (matched := comm.Improbe(MPI.ANY_SOURCE, TAG, status)) is None:
+    while (matched := comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)) is None:
         if deadline is not None and time.monotonic() >= deadline:
             return None
         time.sleep(pause)
         pause = min(pause * 1.5, _LONGEST_PAUSE)
     buffer = bytearray(status.Get_count(MPI.BYTE))
     matched.Recv(_bytes(buffer))
-    return status.Get_source(), buffer
+    return status.Get_source(), status.Get_tag() - 1, buffer
 
 
 def _bytes(buffer: bytearray) -> list[Any]:

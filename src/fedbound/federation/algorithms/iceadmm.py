@@ -1,0 +1,88 @@
+"""ICEADMM: inexact consensus ADMM whose duals travel with the models.
+
+Source: Zhou and Li, "Communication-Efficient ADMM-based Federated Learning", 2021 (arXiv 2110.15318), after APPFL's
+published code, which updates the dual once a round; the paper itself was not read. The dual has the opposite sign of
+IIADMM's:
+
+    server   w = 1/P sum_p (z_p + lambda_p / rho)
+    silo     z_p <- z_p - (rho (z_p - w) + g(z_p) + lambda_p) / (rho + zeta)   in every local step, from z_p = w
+             lambda_p <- lambda_p + rho (z_p - w)                              once a round
+             send z_p and lambda_p: twice the bytes of IIADMM
+
+In the dual's line z_p is the model as the server decodes it, and the silo goes on with the dual as the server decodes
+it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fedbound.exchange.layout import Layout
+from fedbound.federation.algorithms import Contribution, Hook
+from fedbound.federation.algorithms.admm import AdmmClient, AdmmOptions, check_parameters_only
+from fedbound.registry import ALGORITHMS
+
+
+@ALGORITHMS.register("iceadmm", AdmmOptions)
+class ICEADMM:
+    """Inexact ADMM that sends its duals (Zhou and Li 2021)."""
+
+    synchronous = True
+    needs_base = True
+
+    def __init__(self, options: AdmmOptions):
+        self.options = options
+        self.total = np.zeros(0)
+        self.count = 0
+
+    def check(self, module: Any) -> None:
+        check_parameters_only("iceadmm", module)
+
+    def client(self, layout: Layout) -> IceadmmClient:
+        return IceadmmClient(layout, self.options)
+
+    def begin(self, size: int, silos: int) -> None:
+        self.total = np.zeros(size)
+        self.count = 0
+
+    def fold(self, update: np.ndarray, about: Contribution) -> None:
+        assert about.local is not None
+        (dual,) = about.extra
+        self.total += about.local.astype(np.float64) + dual.astype(np.float64) / self.options.rho
+        self.count += 1
+
+    def finish(self, model: np.ndarray) -> None:
+        if self.count:
+            model[:] = (self.total / self.count).astype(np.float32)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """The duals are the silos'."""
+
+
+class IceadmmClient(AdmmClient):
+    """The silo's end of ICEADMM."""
+
+    extras = 1
+
+    def hook(self, module: Any, reference: np.ndarray) -> Hook:
+        rho, zeta = self.options.rho, self.options.zeta
+        pulls = self.parts(module, np.float32(rho) * reference - self.dual)  # rho w - lambda: the same in every step
+
+        def step(module: Any) -> bool:
+            for parameter, pull in zip(module.parameters(), pulls, strict=True):
+                value = parameter.detach()
+                value.sub_((rho * value - pull + parameter.grad) / (rho + zeta))
+            return True
+
+        return step
+
+    def extra(self, reference: np.ndarray, sent: np.ndarray) -> list[np.ndarray]:
+        return [self.dual + np.float32(self.options.rho) * (sent - reference)]
+
+    def commit(self, reference: np.ndarray, sent: np.ndarray, extra: list[np.ndarray]) -> None:
+        self.dual[:] = extra[0]

@@ -30,7 +30,10 @@ class LocalResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Samples evaluated, how many of them were classified correctly, and the sum of their cross-entropy (nat)."""
+    """Predictions made, how many of them were correct, and the sum of their cross-entropy (nat).
+
+    One prediction per sample; of a text, one per character.
+    """
 
     samples: int
     correct: int
@@ -75,8 +78,7 @@ def train(
     with seeded(rng_seed, device):
         for _, batch in zip(range(steps), _batches(len(split), settings.batch_size, rng_seed), strict=False):
             index = torch.from_numpy(batch).to(device)
-            logits = module(x.index_select(0, index)).float()
-            loss = torch.nn.functional.cross_entropy(logits, y.index_select(0, index))
+            loss = cross_entropy(module(x.index_select(0, index)), y.index_select(0, index))
             module.zero_grad()
             loss.backward()
             if hook is not None:
@@ -100,11 +102,19 @@ def evaluate(module: torch.nn.Module, split: data.Split, batch_size: int = 512) 
     with torch.inference_mode():
         for start in range(0, len(split), batch_size):
             part = slice(start, start + batch_size)
-            logits = module(x[part]).float()
-            correct += (logits.argmax(1) == y[part]).sum()
-            loss += torch.nn.functional.cross_entropy(logits, y[part], reduction="sum")
+            logits = module(x[part])
+            correct += (logits.argmax(-1) == y[part]).sum()
+            loss += cross_entropy(logits, y[part], reduction="sum")
     module.train(was_training)
-    return Evaluation(len(split), int(correct), float(loss))
+    return Evaluation(split.y.size, int(correct), float(loss))
+
+
+def cross_entropy(logits: torch.Tensor, y: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Cross-entropy (nat) over all predictions, in float32: logits [..., classes], y [...] of any integer type."""
+    import torch
+
+    flat = logits.float().flatten(0, -2)
+    return torch.nn.functional.cross_entropy(flat, y.flatten().long(), reduction=reduction)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -399,6 +399,7 @@ def parse(config: Mapping[str, Any]) -> Study:
         )
     swept = {key: expand(model, config.get(key), key) for key, model in SWEPT.items()}
     models = tuple(_parts(MODELS, config.get("model", "mlp"), "model"))
+    _refuse_unreadable(swept["data"], models)
     return Study(
         study=name,
         seeds=_seeds(config.get("seeds", [0, 1, 2])),
@@ -406,6 +407,19 @@ def parse(config: Mapping[str, Any]) -> Study:
         **{key: tuple(values) for key, values in swept.items()},
         **{key: _section(model, config.get(key), key) for key, model in FIXED.items()},
     )
+
+
+def _refuse_unreadable(data: Iterable[Data], models: Iterable[dict[str, Any]]) -> None:
+    """Raises InputError where a model cannot read what a data set holds, tokens or numbers."""
+    for one, model in itertools.product(data, models):
+        holds = "tokens" if getattr(DATASETS.entry(one.dataset["name"]).factory, "tokens", False) else "numbers"
+        takes = getattr(MODELS.entry(model["name"]).factory, "takes", "numbers")
+        other = "transformer" if holds == "tokens" else "mlp"
+        if takes not in (holds, "any"):
+            raise InputError(
+                f"model: {model['name']!r} takes {takes}, but the data set {one.dataset['name']!r} holds {holds}; "
+                f"use {other!r} with it, or another data set"
+            )
 
 
 def check_data(study: Study) -> None:

@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """A registered model family with its options."""
+    """A registered model family with its options.
+
+    A class attribute `takes` says what it reads: "numbers" (where there is none), "tokens", or "any".
+    """
 
     def build(self, shape: tuple[int, ...], classes: int) -> torch.nn.Module:
         """A float32 module on the CPU that maps a batch [b, *shape] to logits [b, classes].
+
+        Of a text, it maps tokens [b, context] to logits [b, context, classes].
 
         Raises:
             InputError: the family cannot take samples of this shape.

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 
 from fedbound.errors import InputError
-from fedbound.registry import MODELS, Options
+from fedbound.models.adapters import AdapterOptions, adapted
+from fedbound.registry import MODELS
 
 if TYPE_CHECKING:
     import torch
 
 
-class TransformerOptions(Options):
+class TransformerOptions(AdapterOptions):
     """Options of `transformer`."""
 
     layers: int = Field(default=2, ge=1, description="blocks of attention and feed-forward layer")
@@ -47,4 +48,4 @@ class Transformer:
                 f"the shape {shape}; use 'mlp', 'cnn' or 'resnet'"
             )
         o = self.options
-        return Gpt(classes, shape[0], o.width, o.layers, o.heads, o.dropout, o.tied)
+        return adapted(Gpt(classes, shape[0], o.width, o.layers, o.heads, o.dropout, o.tied), o)

@@ -28,7 +28,8 @@ class AdapterOptions(Options):
         description="linear layers with adapters, by the end of their name; *: all",
     )
     lora_freeze_a: bool = Field(
-        default=False, description="train B only (FFA-LoRA): then the mean of adapters is the adapter of the mean"
+        default=False,
+        description="train B only (FFA-LoRA): then the mean of the factors is the mean of what silos learned",
     )
 
     @model_validator(mode="after")

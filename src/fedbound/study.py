@@ -104,7 +104,22 @@ class LocalTraining(Section):
     learning_rate: float = Field(default=0.05, gt=0, description="local learning rate")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd; adam ignores it")
     weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty of the local optimizer")
-    device: Literal["cpu", "cuda", "auto"] = Field(default="cpu", description="where silos train")
+    device: Literal["cpu", "cuda", "auto"] = Field(
+        default="cpu", description="where silos train; each rank of a node takes a GPU of its own as far as they go"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="bfloat16: mixed precision, on CUDA only; weights, losses, evaluation and exchange stay float32",
+    )
+
+    @model_validator(mode="after")
+    def _mixed_on_cuda_only(self) -> LocalTraining:
+        if self.precision != "float32" and self.device == "cpu":
+            raise ValueError(
+                f"precision {self.precision!r} needs a GPU and device is 'cpu'; set device to 'cuda' or 'auto', or "
+                "precision to 'float32'"
+            )
+        return self
 
 
 class Training(LocalTraining):

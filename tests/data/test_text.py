@@ -90,6 +90,15 @@ def test_many_characters_take_a_wider_type(tmp_path):
     np.testing.assert_array_equal(made.y.ravel(), np.arange(1, 291))
 
 
+def test_an_alphabet_fixes_the_numbers(tmp_path):
+    (tmp_path / "a.txt").write_text("bdbd" * 5)
+    made = load(path=str(tmp_path / "a.txt"), context=4, alphabet="dcba")
+    assert made.classes == 4
+    assert made.x[0].tolist() == [1, 3, 1, 3]
+    with pytest.raises(InputError, match="holds 'd', which is not in it"):
+        load(path=str(tmp_path / "a.txt"), context=4, alphabet="abc")
+
+
 def test_what_cannot_be_used_is_refused(tmp_path, play):
     with pytest.raises(InputError, match="does not exist"):
         load(path=str(tmp_path / "none.txt"))

@@ -30,6 +30,10 @@ class TextOptions(Options):
         default=True,
         description="in a single file, lines `NAME:` after an empty line say whose text follows; false: one text",
     )
+    alphabet: str = Field(
+        default="",
+        description="the characters, where a model made on another text needs the same; empty: the text's own",
+    )
 
 
 @DATASETS.register("text", TextOptions)
@@ -37,8 +41,9 @@ class Text:
     """Next characters of a text: x tokens [n, context], y the same shifted by one; classes are the characters.
 
     Tokens are uint8 (int32 beyond 256 characters); their number is the character's place in the sorted set of all
-    characters of all files. Each owner's utterances are joined by line ends, without the speaker lines, and cut into
-    windows that share no predicted character; what is left at an owner's end, less than a window, is dropped.
+    characters of all files, or of `alphabet`. Each owner's utterances are joined by line ends, without the speaker
+    lines, and cut into windows that share no predicted character; what is left at an owner's end, less than a window,
+    is dropped.
     """
 
     tokens = True
@@ -55,7 +60,7 @@ class Text:
         streams = texts
         if not per_silo and self.options.speakers:
             streams = list(speeches(texts[0]).values()) or texts
-        codes = np.unique(_codepoints("".join(texts)))
+        codes = self._alphabet("".join(texts))
         x, y, owner = self._windows(streams, codes)
         if not len(x):
             raise InputError(
@@ -63,6 +68,18 @@ class Text:
                 "of one sample; use a smaller context or a longer text"
             )
         return Dataset(x, y, len(codes), "text", owner if len(streams) > 1 or per_silo else None)
+
+    def _alphabet(self, text: str) -> np.ndarray:
+        """Code points of the characters, sorted; raises InputError where the alphabet lacks one."""
+        used = np.unique(_codepoints(text))
+        codes = np.unique(_codepoints(self.options.alphabet)) if self.options.alphabet else used
+        missing = np.setdiff1d(used, codes)
+        if missing.size:
+            raise InputError(
+                f"data.dataset.alphabet: the text holds {chr(missing[0])!r}, which is not in it; add it, or leave the "
+                "alphabet empty"
+            )
+        return codes
 
     def _windows(self, streams: list[str], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         context = self.options.context

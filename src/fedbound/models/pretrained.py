@@ -11,6 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +36,19 @@ def digest(folder: str) -> str:
     sha = hashlib.sha256()
     for path in _files(folder):
         try:
-            with open(path, "rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+            status = path.stat()
+            content = _file_digest(path.resolve(), status.st_ino, status.st_size, status.st_mtime_ns)
         except OSError as error:
             raise InputError(f"model.base: cannot read {str(path)!r} ({error.strerror}); check the file") from None
         sha.update(f"{path.name} {content}\n".encode())
     return sha.hexdigest()
+
+
+@cache
+def _file_digest(path: Path, number: int, size: int, changed: int) -> str:
+    """SHA-256 of a file of this inode, size and time; a process that builds several models reads it once for this."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_into(module: torch.nn.Module, folder: str, expected_digest: str = "") -> None:

@@ -70,7 +70,7 @@ def _mean(states):
 
 @pytest.mark.parametrize(("freeze_a", "same"), [(False, False), (True, True)])
 def test_the_mean_of_factors_is_the_mean_of_products_only_where_a_is_frozen(freeze_a, same):
-    """What docs/data.md says about averaging: silos' means are taken factor by factor."""
+    """What docs/models.md says about averaging: silos' means are taken factor by factor."""
     options = {"lora_rank": 2, "lora_freeze_a": freeze_a}
     silos = [build(**options) for _ in range(3)]
     for number, module in enumerate(silos):

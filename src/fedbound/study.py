@@ -104,7 +104,22 @@ class LocalTraining(Section):
     learning_rate: float = Field(default=0.05, gt=0, description="local learning rate")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd; adam ignores it")
     weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty of the local optimizer")
-    device: Literal["cpu", "cuda", "auto"] = Field(default="cpu", description="where silos train")
+    device: Literal["cpu", "cuda", "auto"] = Field(
+        default="cpu", description="where silos train; each rank of a node takes a GPU of its own as far as they go"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="bfloat16: mixed precision, on CUDA only; weights, losses, evaluation and exchange stay float32",
+    )
+
+    @model_validator(mode="after")
+    def _mixed_on_cuda_only(self) -> LocalTraining:
+        if self.precision != "float32" and self.device == "cpu":
+            raise ValueError(
+                f"precision {self.precision!r} needs a GPU and device is 'cpu'; set device to 'cuda' or 'auto', or "
+                "precision to 'float32'"
+            )
+        return self
 
 
 class Training(LocalTraining):
@@ -419,6 +434,7 @@ def parse(config: Mapping[str, Any]) -> Study:
         )
     swept = {key: expand(model, config.get(key), key) for key, model in SWEPT.items()}
     models = tuple(_parts(MODELS, config.get("model", "mlp"), "model"))
+    _refuse_unreadable(swept["data"], models)
     return Study(
         study=name,
         seeds=_seeds(config.get("seeds", [0, 1, 2])),
@@ -426,6 +442,19 @@ def parse(config: Mapping[str, Any]) -> Study:
         **{key: tuple(values) for key, values in swept.items()},
         **{key: _section(model, config.get(key), key) for key, model in FIXED.items()},
     )
+
+
+def _refuse_unreadable(data: Iterable[Data], models: Iterable[dict[str, Any]]) -> None:
+    """Raises InputError where a model cannot read what a data set holds, tokens or numbers."""
+    for one, model in itertools.product(data, models):
+        holds = "tokens" if getattr(DATASETS.entry(one.dataset["name"]).factory, "tokens", False) else "numbers"
+        takes = getattr(MODELS.entry(model["name"]).factory, "takes", "numbers")
+        other = "transformer" if holds == "tokens" else "mlp"
+        if takes not in (holds, "any"):
+            raise InputError(
+                f"model: {model['name']!r} takes {takes}, but the data set {one.dataset['name']!r} holds {holds}; "
+                f"use {other!r} with it, or another data set"
+            )
 
 
 def check_data(study: Study) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from fedbound import data, models, study
 from fedbound.errors import InputError
+from fedbound.models import training
 from fedbound.models.state import get_state
 from fedbound.models.training import Evaluation, LocalResult, evaluate, resolve_device, train
 
@@ -245,3 +246,63 @@ def test_devices():
     else:
         with pytest.raises(InputError, match=r"training\.device: 'cuda'.*'cpu' or 'auto'"):
             train(linear(), made(4), study.LocalTraining(device="cuda"), 0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "index"),
+    [
+        ({}, 0),
+        ({"MPI_LOCALRANKID": "3"}, 3),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "6"}, 2),  # more ranks than GPUs: in turn
+        ({"SLURM_LOCALID": "1"}, 1),
+        ({"SLURM_LOCALID": "0", "MPI_LOCALRANKID": "2"}, 2),  # mpiexec within a Slurm job
+        ({"PMI_LOCAL_RANK": ""}, 0),
+    ],
+)
+def test_each_rank_of_a_node_takes_a_gpu_of_its_own(monkeypatch, environment, index):
+    for name in training._LOCAL_RANK:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert resolve_device("cuda") == resolve_device("auto") == torch.device("cuda", index)
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_four_silos_and_the_server_on_a_node_of_four_gpus_share_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    taken = []
+    for rank in range(1, 5):  # rank 0 is the server
+        monkeypatch.setenv("MPI_LOCALRANKID", str(rank))
+        taken.append(resolve_device("cuda").index)
+    assert sorted(taken) == [0, 1, 2, 3]
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(monkeypatch):
+    """On the CPU, where torch has it too, since CUDA is not everywhere."""
+    split, seen = made(64), []
+    plain, mixed = linear(), linear()
+    mixed[1].register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+    settings = study.LocalTraining(device="auto", precision="bfloat16", batch_size=16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    train(mixed, split, settings, 0)
+    assert set(seen) == {torch.float32}  # on a machine without GPU it is not used
+    train(plain, split, study.LocalTraining(batch_size=16), 0)
+    assert same(plain, mixed)
+    seen.clear()
+    monkeypatch.setattr(training, "_MIXED_ON", ("cpu",))
+    result = train(mixed, split, settings, 1)
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in mixed.parameters()} == {torch.float32}
+    exact = train(plain, split, study.LocalTraining(batch_size=16), 1)
+    assert not same(plain, mixed)
+    assert result.loss == pytest.approx(exact.loss, rel=0.01)
+    for one, other in zip(get_state(plain), get_state(mixed), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02)
+
+
+def test_mixed_precision_on_the_cpu_is_refused():
+    with pytest.raises(InputError, match="training.*precision 'bfloat16' needs a GPU"):
+        study.parse({"study": "s", "training": {"precision": "bfloat16"}})

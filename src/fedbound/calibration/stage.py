@@ -91,9 +91,8 @@ def _at_start(pieces: list[np.ndarray], scale: float) -> dict[str, float]:
 
 def _sensitivity(prober: Prober, layout: Layout) -> dict[str, float]:
     """Mean squared gradient per tensor on the silos' validation samples, at the end of an uncompressed probe."""
-    import torch
-
     from fedbound.models.state import as_tensor, set_state
+    from fedbound.models.training import cross_entropy
 
     seed = prober.scenario.calibration.seeds[0]
     assembly = prober.assembly(0.0, seed)
@@ -104,7 +103,7 @@ def _sensitivity(prober: Prober, layout: Layout) -> dict[str, float]:
     splits = [silo.validation for silo in prober.federation.silos if len(silo.validation)]
     for split in splits:
         module.zero_grad()
-        loss = torch.nn.functional.cross_entropy(module(as_tensor(split.x)), as_tensor(split.y))
+        loss = cross_entropy(module(as_tensor(split.x)), as_tensor(split.y))
         loss.backward()
         for name, parameter in module.named_parameters():
             if parameter.grad is not None:

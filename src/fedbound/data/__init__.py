@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Samples of a classification task, not yet split.
+    """Samples of a classification task, not yet split; a text is one whose samples are sequences of predictions.
 
     Attributes:
-        x: features, float32 [n, *shape] (int64 for text tokens).
-        y: labels 0 .. classes-1, int64 [n].
-        classes: number of classes.
+        x: features, float32 [n, *shape]; tokens of a text, uint8 or int32 [n, context].
+        y: labels 0 .. classes-1, int64 [n]; for a text, the token after each one of x, in the type of x.
+        classes: number of classes; for a text, of tokens.
         name: name of the data set.
         owner: natural silo of each sample, int64 [n], -1 for none; None where the data set has no owners.
     """
@@ -37,10 +37,26 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.y)
 
+    def labels(self) -> tuple[np.ndarray, int]:
+        """What partitions by label deal: classes, or the owners of a text's samples; int64 [n] from 0, and how many.
+
+        Raises:
+            InputError: a text has no owners.
+        """
+        if self.y.ndim == 1:
+            return self.y, self.classes
+        if self.owner is None:
+            raise InputError(
+                f"data.partition: a partition by label deals {self.name!r} by speaker, and none is named in it; "
+                "use iid or quantity"
+            )
+        names, labels = np.unique(self.owner, return_inverse=True)
+        return labels, len(names)
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some samples of one silo: x float32 [n, *shape] (int64 for text tokens), y int64 [n]."""
+    """Some samples of one silo: x float32 [n, *shape], y int64 [n]; of a text, both are tokens [n, context]."""
 
     x: np.ndarray
     y: np.ndarray

@@ -1,4 +1,7 @@
-"""The flat view of a model's state that both ends of the federation need: names, shapes, arrays, in one order."""
+"""The flat view of a model's state that both ends of the federation need: names, shapes, arrays, in one order.
+
+Only what training changes travels: frozen parameters, such as the base of LoRA adapters, are no part of it.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,28 @@ class TensorSpec:
         return math.prod(self.shape)
 
 
+def exchanged(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The module's own tensors that travel, by name: trainable parameters and buffers, in state_dict's order.
+
+    Frozen parameters stay where they are: every rank builds the same ones. A parameter with several names (tied
+    weights) travels once, under its first.
+    """
+    from torch import nn
+
+    chosen: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, nn.Parameter) or tensor.requires_grad:
+            chosen.setdefault(id(tensor), (name, tensor.detach()))
+    return dict(chosen.values())
+
+
 def specs(module: torch.nn.Module) -> list[TensorSpec]:
-    """All tensors of `module.state_dict()` (parameters and buffers), in its order.
+    """Names, shapes and types of what `exchanged` gives.
 
     Raises:
         ValueError: a tensor is complex.
     """
-    return [TensorSpec(name, tuple(t.shape), _exchange_dtype(name, t)) for name, t in module.state_dict().items()]
+    return [TensorSpec(name, tuple(t.shape), _exchange_dtype(name, t)) for name, t in exchanged(module).items()]
 
 
 def _exchange_dtype(name: str, tensor: torch.Tensor) -> str:
@@ -45,11 +63,11 @@ def _exchange_dtype(name: str, tensor: torch.Tensor) -> str:
 
 
 def get_state(module: torch.nn.Module) -> list[np.ndarray]:
-    """Copies of all tensors on the CPU, in the order of `specs`: float32 for every floating tensor, others as is."""
+    """Copies of what travels on the CPU, in the order of `specs`: float32 for every floating tensor, others as is."""
     import torch
 
     state = []
-    for tensor in module.state_dict().values():
+    for tensor in exchanged(module).values():
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
         state.append(tensor.detach().to("cpu", dtype, copy=True).contiguous().numpy())
     return state
@@ -72,7 +90,7 @@ def set_state(module: torch.nn.Module, arrays: Sequence[np.ndarray]) -> None:
         if np.asarray(array).dtype.kind != np.dtype(spec.dtype).kind:
             raise ValueError(f"the tensor {spec.name!r} is exchanged as {spec.dtype}, not {np.asarray(array).dtype}")
     with torch.no_grad():
-        for tensor, array in zip(module.state_dict().values(), arrays, strict=True):
+        for tensor, array in zip(exchanged(module).values(), arrays, strict=True):
             tensor.copy_(as_tensor(np.asarray(array)))
 
 

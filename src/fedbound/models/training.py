@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -30,7 +32,10 @@ class LocalResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Samples evaluated, how many of them were classified correctly, and the sum of their cross-entropy (nat)."""
+    """Predictions made, how many of them were correct, and the sum of their cross-entropy (nat).
+
+    One prediction per sample; of a text, one per character.
+    """
 
     samples: int
     correct: int
@@ -76,8 +81,9 @@ def train(
     with seeded(rng_seed, device):
         for _, batch in zip(range(steps), _batches(len(split), settings.batch_size, rng_seed), strict=False):
             index = torch.from_numpy(batch).to(device)
-            logits = module(x.index_select(0, index)).float()
-            loss = torch.nn.functional.cross_entropy(logits, y.index_select(0, index))
+            with _mixed(settings.precision, device):
+                logits = module(x.index_select(0, index))
+            loss = cross_entropy(logits, y.index_select(0, index))
             module.zero_grad()
             loss.backward()
             if hook is None or not hook(module):
@@ -100,15 +106,26 @@ def evaluate(module: torch.nn.Module, split: data.Split, batch_size: int = 512) 
     with torch.inference_mode():
         for start in range(0, len(split), batch_size):
             part = slice(start, start + batch_size)
-            logits = module(x[part]).float()
-            correct += (logits.argmax(1) == y[part]).sum()
-            loss += torch.nn.functional.cross_entropy(logits, y[part], reduction="sum")
+            logits = module(x[part])
+            correct += (logits.argmax(-1) == y[part]).sum()
+            loss += cross_entropy(logits, y[part], reduction="sum")
     module.train(was_training)
-    return Evaluation(len(split), int(correct), float(loss))
+    return Evaluation(split.y.size, int(correct), float(loss))
+
+
+def cross_entropy(logits: torch.Tensor, y: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Cross-entropy (nat) over all predictions, in float32: logits [..., classes], y [...] of any integer type."""
+    import torch
+
+    flat = logits.float().flatten(0, -2)
+    return torch.nn.functional.cross_entropy(flat, y.flatten().long(), reduction=reduction)
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device that `cpu`, `cuda` or `auto` (CUDA where there is one) means here.
+    """The device that `cpu`, `cuda` or `auto` (CUDA where there is one) means for this rank.
+
+    Ranks of one node take its GPUs in turn, by their local rank: as many silos as GPUs have one each, the server's
+    rank, which trains nothing, among them or not.
 
     Raises:
         InputError: CUDA is asked for and there is none.
@@ -119,7 +136,36 @@ def resolve_device(device: str) -> torch.device:
         raise InputError("training.device: 'cuda' is refused: torch finds no CUDA device here; use 'cpu' or 'auto'")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    return torch.device("cuda", _local_rank() % torch.cuda.device_count()) if device == "cuda" else torch.device("cpu")
+
+
+# Set by Hydra (MPICH, Intel MPI), Open MPI, MVAPICH2, Cray PALS; Slurm's last: below mpiexec it is the launcher's own.
+_LOCAL_RANK = (
+    "MPI_LOCALRANKID",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "PALS_LOCAL_RANKID",
+    "PMI_LOCAL_RANK",
+    "SLURM_LOCALID",
+)
+
+
+def _local_rank() -> int:
+    """This process's number among the job's processes on its node, as its launcher says; 0 where none does."""
+    found = (os.environ.get(name, "") for name in _LOCAL_RANK)
+    return next((int(text) for text in found if text.isdigit()), 0)
+
+
+_MIXED_ON = ("cuda",)
+
+
+def _mixed(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Where `precision` is bfloat16 and the device is a GPU: operations that gain from it run in bfloat16."""
+    import torch
+
+    if precision == "float32" or device.type not in _MIXED_ON:
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
 
 
 def _batches(samples: int, size: int, seed: int) -> Iterator[np.ndarray]:

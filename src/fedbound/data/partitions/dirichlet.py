@@ -54,20 +54,22 @@ class Dirichlet:
 
     def _skewed(self, dataset: Dataset, silos: int, rng: np.random.Generator) -> list[np.ndarray]:
         shares: list[list[np.ndarray]] = [[] for _ in range(silos)]
-        for label in range(dataset.classes):
-            samples = rng.permutation(np.flatnonzero(dataset.y == label))
+        labels, count = dataset.labels()
+        for label in range(count):
+            samples = rng.permutation(np.flatnonzero(labels == label))
             edges = np.cumsum(rng.dirichlet(np.full(silos, self.options.alpha)))[:-1] * len(samples)
             for share, part in zip(shares, np.split(samples, np.round(edges).astype(np.int64)), strict=True):
                 share.append(part)
         return [np.concatenate(share) for share in shares]
 
     def _equal(self, dataset: Dataset, silos: int, rng: np.random.Generator) -> list[np.ndarray]:
-        pools = [rng.permutation(np.flatnonzero(dataset.y == label)) for label in range(dataset.classes)]
+        labels, count = dataset.labels()
+        pools = [rng.permutation(np.flatnonzero(labels == label)) for label in range(count)]
         present = np.array([len(pool) > 0 for pool in pools])
         prior = np.array([len(pool) for pool in pools])[present] / len(dataset)
         parts = []
         for share in np.array_split(np.arange(len(dataset)), silos):
-            wanted = np.zeros(dataset.classes)
+            wanted = np.zeros(count)
             wanted[present] = rng.dirichlet(np.maximum(self.options.alpha * prior, 1e-6))
             counts = _fill(wanted, np.array([len(pool) for pool in pools]), len(share), rng)
             parts.append(np.sort(np.concatenate([pool[:n] for pool, n in zip(pools, counts, strict=True)])))

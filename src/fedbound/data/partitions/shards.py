@@ -37,12 +37,13 @@ class Shards:
             )
 
     def assign(self, dataset: Dataset, silos: int, rng: np.random.Generator) -> list[np.ndarray]:
-        labels = np.unique(dataset.y)
+        numbers, _ = dataset.labels()
+        labels = np.unique(numbers)
         self._check_classes(len(labels), silos, dataset.name)
         holders = _deal(len(labels), silos, self.per_silo, rng)
         shares: list[list[np.ndarray]] = [[] for _ in range(silos)]
         for label, silos_of_label in zip(labels, holders, strict=True):
-            samples = rng.permutation(np.flatnonzero(dataset.y == label))
+            samples = rng.permutation(np.flatnonzero(numbers == label))
             if len(samples) < len(silos_of_label):
                 raise InputError(
                     f"data.partition.classes_per_silo: class {label} of {dataset.name!r} has {len(samples)} samples "

@@ -1,19 +1,21 @@
 """Every epsilon of fedbound comes from here (design law 4): thin glue over Google's dp-accounting.
 
-Noise is given as a multiple of the sensitivity, so that nothing here knows of vectors. Functions named after a
-mechanism account one release of it; composition and subsampling have their place here when a stage needs them.
+Loss distributions of finite kernels, their composition and sampling are in `loss.py`. Here, noise is given as a
+multiple of the sensitivity, so that nothing here knows of vectors. Functions named after a mechanism account one
+release of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 # Integer orders, because several discrete mechanisms prove their Rényi divergence at integers only; far up, because
 # the best order grows as 2 ln(1/delta) / epsilon.
 ORDERS: tuple[int, ...] = (*range(2, 257), *(int(order) for order in np.geomspace(260, 1e7, 160)))
+COARSE_ORDERS: tuple[int, ...] = (*range(2, 65), *(int(order) for order in np.geomspace(70, 1e5, 40)))
 
 PLD = "privacy loss distribution (dp-accounting, connect-the-dots)"
 RDP = "Rényi divergence at integer orders (dp-accounting conversion)"
@@ -124,3 +126,42 @@ def least_noise(loss: Callable[[float], float], target: float, low: float, high:
             break
         low, high = (low, middle) if loss(middle) <= target else (middle, high)
     return high
+
+
+def worst_renyi(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]], orders: Sequence[int] = COARSE_ORDERS
+) -> tuple[Sequence[int], np.ndarray]:
+    """The orders, and the largest Rényi divergence at each over `pairs` of pmfs and both directions."""
+    from fedbound.privacy import loss
+
+    both = [loss.renyi(a, b, orders) for p, q in pairs for a, b in ((p, q), (q, p))]
+    return orders, np.max(both, axis=0)
+
+
+def sampled_rdp_epsilon(
+    one: tuple[Sequence[int], np.ndarray], coordinates: int, rate: float, rounds: int, delta: float
+) -> float:
+    """Epsilon by Rényi divergences, for comparison: coordinates added up, Poisson sampling by Zhu and Wang's bound.
+
+    Source: Zhu, Wang, "Poisson Subsampled Rényi Differential Privacy", ICML 2019, Theorem 5 (integer orders), the
+    general upper bound; the lesser of it and no amplification counts.
+    """
+    from scipy.special import gammaln, logsumexp
+
+    orders, rdp = one[0], coordinates * np.asarray(one[1])
+    if rate < 1:
+        table = dict(zip(orders, rdp, strict=True))
+        amplified = []
+        for order in orders:
+            if any(k not in table for k in range(2, order + 1)):
+                amplified.append(table[order])
+                continue
+            k = np.arange(2, order + 1)
+            binomials = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
+            weights = binomials + k * math.log(rate) + (order - k) * math.log1p(-rate)
+            terms = weights + (k - 1) * np.array([table[int(j)] for j in k])
+            terms[1:] += math.log(3)
+            first = (order - 1) * math.log1p(-rate) + math.log1p((order - 1) * rate)
+            amplified.append(min(table[order], float(logsumexp(np.append(terms, first))) / (order - 1)))
+        rdp = np.array(amplified)
+    return rdp_epsilon(orders, rounds * rdp, delta)

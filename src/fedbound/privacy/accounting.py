@@ -97,6 +97,83 @@ def skellam_rdp(orders: Sequence[int], l1: float, l2: float, variance: float) ->
     return alpha * l2**2 / (2 * variance) + excess
 
 
+def ddgauss_rdp(
+    orders: Sequence[int], l1: float, l2: float, variance: float, shares: int, dimension: int
+) -> np.ndarray:
+    """Rényi divergence of integer vectors under `shares` discrete Gaussian noise shares: float64 [len(orders)].
+
+    Args:
+        orders: Rényi orders alpha.
+        l1: L1 sensitivity, in the integers' units.
+        l2: L2 sensitivity, in the integers' units.
+        variance: parameter sigma^2 of one share per coordinate, in the integers' units squared.
+        shares: number of shares n in the sum.
+        dimension: number of coordinates D.
+
+    Source: Kairouz, Liu, Steinke, ICML 2021 (arXiv 2102.06387), as in the code published with it: with
+    tau = 10 sum_{k=1}^{n-1} exp(-2 pi^2 sigma^2 k/(k+1)) and L_i = l_i / (sqrt(n) sigma), the least of
+    alpha/2 L2^2 + tau D,  alpha/2 (L2^2 + 2 L1 tau + tau^2 D),  alpha/2 (L2 + sqrt(D) tau)^2.
+    """
+    alpha = np.asarray(orders, dtype=np.float64)
+    k = np.arange(1, shares)
+    tau = 10 * float(np.exp(-2 * math.pi**2 * variance * k / (k + 1)).sum())
+    root = math.sqrt(shares * variance)
+    l1, l2 = l1 / root, l2 / root
+    by_norms = min(l2**2 + 2 * l1 * tau + tau**2 * dimension, (l2 + math.sqrt(dimension) * tau) ** 2)
+    return np.minimum(alpha / 2 * l2**2 + tau * dimension, alpha / 2 * by_norms)
+
+
+def binomial_epsilon(l2: float, trials: int, dimension: int, delta: float) -> float:
+    """Epsilon at `delta` of integer vectors of L2 norm at most `l2` under Bin(trials, 1/2) noise per coordinate.
+
+    The two pmfs of a coordinate that moves by t differ in support, so that their Rényi divergence is infinite. Both are
+    conditioned on outputs within 15 standard deviations of the middle that either can reach; `lost`, the probability of
+    any other output in any coordinate that moves, is taken off delta (approximate Rényi privacy, as Bun, Steinke, TCC
+    2016, do for zCDP), and -ln(1 - lost) is added. With g(t) the divergence of a coordinate that moves by t,
+    sum_j g(t_j) <= max_t g(t)/t^2 l2^2. g(t)/t^2 grows with t, until alpha t reaches the edge of the outputs: orders at
+    which it does not grow over powers of two up to l2, and l2, are left out.
+    """
+    from scipy.stats import binom
+
+    sd, most = math.sqrt(trials) / 2, math.floor(l2)
+    if most < 1:
+        return 0.0
+    low = max(most, math.ceil(trials / 2 - most - 15 * sd))
+    high = trials - low
+    lost = min(dimension, l2**2) * (binom.cdf(low - 1, trials, 0.5) + binom.cdf(low + most - 1, trials, 0.5))
+    if low >= high or 2 * lost >= delta:
+        return math.inf
+    outputs = np.arange(low, high + 1, max(1, int(sd / 64)), dtype=np.float64)  # a fine sum where sd is large
+    alpha = np.asarray(COARSE_ORDERS, dtype=np.float64)[:, None]
+    weights = binom.logpmf(outputs, trials, 0.5)
+    weights -= _log_sum(weights)
+    steepest = np.zeros(len(COARSE_ORDERS))
+    for t in sorted({most, *(1 << i for i in range(most.bit_length()))}):
+        # ln P(y - t)/P(y) = ln y!/(y-t)! - ln (N-y+t)!/(N-y)!
+        ratio = _log_rise(outputs - t + 1, t) - _log_rise(trials - outputs + 1, t)
+        ratio -= _log_sum(weights + ratio)
+        divergence = np.array([_log_sum(row) for row in alpha * ratio + weights]) / (alpha[:, 0] - 1)
+        rate = divergence / t**2
+        steepest = np.where(rate >= steepest * (1 - 1e-4), np.maximum(rate, steepest), np.inf)  # but for rounding
+    return rdp_epsilon(COARSE_ORDERS, l2**2 * steepest, delta - 2 * lost) - math.log1p(-lost)
+
+
+def _log_sum(x: np.ndarray) -> float:
+    peak = float(x.max())
+    return peak + math.log(float(np.exp(x - peak).sum()))
+
+
+def _log_rise(a: np.ndarray, t: int) -> np.ndarray:
+    """ln Gamma(a + t) - ln Gamma(a), without cancellation where `a` is large (Stirling's series)."""
+    from scipy.special import gammaln
+
+    if a.min() < 50:
+        return gammaln(a + t) - gammaln(a)
+    b = a + t
+    series = [1 / (12 * x) - 1 / (360 * x**3) + 1 / (1260 * x**5) for x in (b, a)]
+    return (a - 0.5) * np.log1p(t / a) + t * np.log(b) - t + series[0] - series[1]
+
+
 def rdp_epsilon(orders: Sequence[int], rdp: Sequence[float] | np.ndarray, delta: float) -> float:
     """Epsilon at `delta` from Rényi divergences `rdp` at `orders`, by dp-accounting's conversion.
 
@@ -108,8 +185,11 @@ def rdp_epsilon(orders: Sequence[int], rdp: Sequence[float] | np.ndarray, delta:
     return float(epsilon)
 
 
-def least_noise(loss: Callable[[float], float], target: float, low: float, high: float) -> float:
-    """The least noise in [low, high] whose `loss` (falling in the noise) is at most `target`, to a relative 1e-12.
+def least_noise(
+    loss: Callable[[float], float], target: float, low: float, high: float, precision: float = 1e-12
+) -> float:
+    """The least noise in [low, high] whose `loss` (falling in the noise) is at most `target`, to a relative
+    `precision`.
 
     The noise returned satisfies loss(noise) <= target; `low` itself is returned where it already does.
 
@@ -120,7 +200,7 @@ def least_noise(loss: Callable[[float], float], target: float, low: float, high:
         return low
     if loss(high) > target:
         raise ValueError(f"no noise up to {high:g} reaches {target:g}")
-    while high / low > 1 + 1e-12:
+    while high / low > 1 + precision:
         middle = math.sqrt(low * high)
         if not low < middle < high:
             break

@@ -18,6 +18,7 @@ ORDERS: tuple[int, ...] = (*range(2, 257), *(int(order) for order in np.geomspac
 COARSE_ORDERS: tuple[int, ...] = (*range(2, 65), *(int(order) for order in np.geomspace(70, 1e5, 40)))
 
 PLD = "privacy loss distribution (dp-accounting, connect-the-dots)"
+PURE = "largest likelihood ratio of the exact pmf (pure: holds at delta 0)"
 RDP = "Rényi divergence at integer orders (dp-accounting conversion)"
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from privacy_cases import assert_closed_form, chi_square
 
 from fedbound.errors import InputError
-from fedbound.privacy import loss, mechanisms, stage
+from fedbound.privacy import loss, mechanisms, stage, transforms
 from fedbound.privacy.kernels import Table
-from fedbound.privacy.local import pick, sphere_coordinates
+from fedbound.privacy.local import pick
 from fedbound.privacy.mechanisms import Setting, brr, cldp, grr, mvu, noisy_sign, rqm
 
 X = np.linspace(-1, 1, 41)
@@ -204,7 +204,7 @@ def test_picked_coordinates_differ_and_are_uniform(size, count):
 
 @pytest.mark.parametrize("size", [1, 2, 16, 1024])
 def test_coordinates_of_a_random_direction(size):
-    x = sphere_coordinates(size)
+    x = transforms.sphere_coordinates(size)
     assert np.mean(x**2) == pytest.approx(1 / size, rel=1e-12)
     if size > 1:
         assert np.mean(x**4) == pytest.approx(3 / (size * (size + 2)), rel=0.01)

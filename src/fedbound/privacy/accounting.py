@@ -19,6 +19,7 @@ COARSE_ORDERS: tuple[int, ...] = (*range(2, 65), *(int(order) for order in np.ge
 
 PLD = "privacy loss distribution (dp-accounting, connect-the-dots)"
 PURE = "largest likelihood ratio of the exact pmf (pure: holds at delta 0)"
+JOINT_RDP = "Rényi divergence of exact sum pmfs, coordinates sharing the L2 budget (dp-accounting conversion)"
 RDP = "Rényi divergence at integer orders (dp-accounting conversion)"
 
 

@@ -72,7 +72,7 @@ class Table:
 
     @cached_property
     def pure_epsilon(self) -> float:
-        """The largest log ratio of the probabilities of one level at two inputs; inf where one can rule an input out."""
+        """The largest log ratio of one level's probabilities at two inputs; inf where it can rule an input out."""
         used = self.rows.max(axis=0) > 0
         with np.errstate(divide="ignore"):
             logs = np.log(self.rows[:, used])

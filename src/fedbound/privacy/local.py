@@ -85,8 +85,7 @@ class LocalRelease:
     @cached_property
     def reach(self) -> float:
         """c_inf: what rotated coordinates are clipped to."""
-        share = 2 * math.log(2 * self.size / self.tail) / self.size
-        return self.setting.clip * min(1.0, math.sqrt(share))
+        return transforms.coordinate_bound(self.setting.clip, self.size, self.tail)
 
     @property
     def bits(self) -> float:
@@ -100,7 +99,7 @@ class LocalRelease:
         One client's coordinate x, clipped to y: D/k c_inf^2 E[a^2 | y] - 2 x c_inf E[a | y] + x^2, averaged over the
         coordinates of a random direction; over n.
         """
-        x = self.setting.clip * sphere_coordinates(self.size)
+        x = self.setting.clip * transforms.sphere_coordinates(self.size)
         y = np.clip(x / self.reach, -1, 1)
         squares = self.size / self.coordinates * self.reach**2 * self.kernel.square(y)
         return float(np.mean(squares - 2 * x * self.reach * self.kernel.mean(y) + x**2)) / self.setting.clients
@@ -142,15 +141,3 @@ def pick(rows: int, size: int, count: int, rng: np.random.Generator) -> np.ndarr
     if count == size:
         return np.tile(np.arange(size), (rows, 1))
     return np.argpartition(rng.random((rows, size)), count, axis=1)[:, :count]
-
-
-def sphere_coordinates(size: int, points: int = 4000) -> np.ndarray:
-    """Coordinates of a uniform direction in `size` dimensions at equally likely points: float64 [points]."""
-    if size == 1:
-        return np.ones(points)
-    from scipy.special import betaincinv
-
-    u = (np.arange(points // 2) + 0.5) / (points // 2)
-    half = np.sqrt(betaincinv(0.5, (size - 1) / 2, u))  # the square is Beta(1/2, (D-1)/2)
-    half *= math.sqrt(1 / size / float(np.mean(half**2)))  # the squares add up to 1 over the vector
-    return np.concatenate([-half[::-1], half])

@@ -3,8 +3,8 @@
 Source: Girgis, Data, Diggavi, Kairouz, Suresh, "Shuffled Model of Differential Privacy in Federated Learning", AISTATS
 2021 (arXiv 2008.07180), the L1 form: clip to an L1 norm c; with H the Hadamard matrix of entries +-1 (public), every
 coordinate of y = Hx lies in [-c, c]; pick one, j, uniformly, and send j and U = +-1 with
-P(U = 1) = 1/2 + y_j / (2 c C), C = (e^eps + 1) / (e^eps - 1). Decode c C U H_j. Error per coordinate: about c^2 C^2 / n,
-because every coordinate of H_j is +-1: exactly c^2 C^2 / n - ||x||^2 / (nd) where d is a power of two.
+P(U = 1) = 1/2 + y_j / (2 c C), C = (e^eps + 1) / (e^eps - 1). Decode c C U H_j. Error per coordinate: c^2 C^2 / n,
+because every coordinate of H_j is +-1, less the mean squared coordinate of the clients' vectors over n.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ def test_kashin_representation_is_exact_and_flat(dimension):
     assert found.shape == (200, sqkr.frame_size(dimension))
     assert np.abs(found).max() <= sqkr.LEVEL * 3.0 / math.sqrt(frame.size) * (1 + 1e-12)
     missed = transforms.norms(frame.vectors(found) - vectors, 2)
-    assert (missed < (0.03 if dimension >= 64 else 0.5)).all()  # a few dimensions' frames cannot spread every vector
+    assert (missed < 0.5).all()  # few dimensions' frames cannot spread every vector
+    assert np.median(missed) < 1e-3
     np.testing.assert_allclose(transforms.norms(frame.coefficients(vectors), 2), transforms.norms(vectors, 2))
 
 
@@ -49,7 +50,7 @@ def test_strings_are_kept_as_often_as_they_should():
 def test_error_is_the_closed_form(epsilon):
     """z-test at 4.5 sigma (7e-6), plus 4 %: the coefficients' norm is taken as c, and their clip is left out."""
     release = mechanisms.get("sqkr").calibrate(Setting(epsilon, 1e-5, 200, 60, 2.0))
-    assert_closed_form(release, stage.clients(200, 60, 2.0, "L2", seed=2), 120, slack=0.04)
+    assert_closed_form(release, stage.clients(200, 60, 2.0, "L2", seed=2), 80, slack=0.04)
 
 
 def test_error_is_unbiased():

@@ -120,6 +120,13 @@ def test_least_noise():
         accounting.least_noise(lambda x: 1 / x, 0.001, 1.0, 100.0)
 
 
+def test_shuffled_epsilon_is_within_the_published_bounds():
+    """apple/ml-shuffling-amplification: 0.1675385583 to 0.1727905508."""
+    assert 0.16753 < accounting.shuffled_epsilon(100_000, 4.0, 1e-6) < 0.17280
+    assert accounting.shuffled_epsilon(1, 1.0, 1e-6) == 1.0  # alone, nothing is amplified
+    assert accounting.shuffled_epsilon(1000, 1.0, 1e-6) < accounting.shuffled_epsilon(100, 1.0, 1e-6) < 1.0
+
+
 def test_importing_the_stage_is_light():
     code = (
         "import sys, fedbound.privacy.stage, fedbound.privacy.mechanisms as m; m.available();"

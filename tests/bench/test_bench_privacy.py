@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from fedbound.bench import privacy, privacy_anchors, rows
+from fedbound.bench import privacy, privacy_anchors, privacy_audits, rows
 from fedbound.bench.privacy_anchors import Anchor
+from fedbound.privacy import mechanisms
 
 FAST = (
     privacy_anchors.layered_bits,
@@ -19,6 +20,9 @@ FAST = (
 
 def test_fast_anchors_are_met_and_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(privacy, "GROUPS", FAST)
+    monkeypatch.setattr(privacy_audits, "EPSILONS", (2.0,))
+    monkeypatch.setattr(privacy_audits, "BREAKS", {"laplace": privacy_audits.BREAKS["laplace"]})
+    monkeypatch.setattr(mechanisms, "available", lambda: ["cldp", "laplace"])
     monkeypatch.setattr(privacy, "_works", lambda size: {"nothing": lambda: sum(range(10_000))})
     said: list[str] = []
     made = privacy.run(True, said.append)
@@ -29,6 +33,8 @@ def test_fast_anchors_are_met_and_shown(tmp_path, monkeypatch):
     assert 1 <= limit < 1.015
     shown = privacy.table(made)
     assert "difference %" in shown
+    exceeding = [row.case for row in made if row.metric == "exceeds" and row.value]
+    assert exceeding == ["audit: laplace with noise / 3, eps 2"]
     assert "its middle stands here" in shown
     assert "speed: nothing, coordinates" in shown
     privacy.plot(made, tmp_path / "privacy.png")

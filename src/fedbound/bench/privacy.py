@@ -1,4 +1,4 @@
-"""Published figures of private mean estimation and accounting beside ours, and how fast the accounting and noise are.
+"""Published figures of private mean estimation and accounting beside ours, audits, and speeds.
 
 Settings, sources and what was expected are in `privacy_anchors.py`. A case whose difference exceeds its tolerance is
 marked and explained; the exit code does not depend on it.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedbound.bench import privacy_audits
 from fedbound.bench.privacy_anchors import GROUPS, Anchor
 from fedbound.bench.rows import Row, aligned, find
 
@@ -31,6 +32,7 @@ def run(quick: bool, say: Callable[[str], None]) -> list[Row]:
         seconds = time.perf_counter() - started
         met = sum(anchor.met for anchor in anchors)
         say(f"{anchors[0].group}: {met} of {len(anchors)} within tolerance, {seconds:.1f} s")
+    rows += privacy_audits.run(BENCH, 10**5 if quick else 10**6, say)
     return rows + speeds(quick, say)
 
 
@@ -120,6 +122,15 @@ def table(rows: Sequence[Row]) -> str:
         head = (group, "published", "expected", "ours", "difference %", "allowed %", "met")
         notes = dict.fromkeys(remarks[case] for case in own if case in remarks)
         parts.append("\n".join([aligned(head, lines), *(f"  {note}" for note in notes)]))
+    audited = list(dict.fromkeys(row.case for row in rows if row.metric == "claimed"))
+    if audited:
+        names = ("claimed", "audited", "audited_gaussian")
+        lines = []
+        for case in audited:
+            values = [find(rows, name, case) for name in names]
+            texts = ["" if math.isnan(value) else f"{value:.3f}" for value in values]
+            lines.append((case, *texts, "yes" if find(rows, "exceeds", case) else ""))
+        parts.append(aligned(("epsilon", "claimed", "audited", "if Gaussian", "exceeds"), lines))
     speed = [row for row in rows if row.case.startswith(("speed", "accounting: PBM, d")) and row.metric != "remark"]
     if speed:
         lines = [(f"{row.case}, {row.metric}", f"{float(row.value):.4g}", row.unit) for row in speed]

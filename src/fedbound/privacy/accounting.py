@@ -66,6 +66,19 @@ def gaussian_epsilon(multiplier: float, delta: float) -> float:
     return float(loss.get_epsilon_for_delta(delta))
 
 
+def gaussian_exact(multiplier: float, delta: float) -> float:
+    """Epsilon at `delta` of one Gaussian release, by Balle and Wang's condition, to 1e-9; at least 0."""
+    if gaussian_delta(multiplier, 0.0) <= delta:
+        return 0.0
+    low, high = 0.0, 1.0
+    while gaussian_delta(multiplier, high) > delta:
+        low, high = high, 2 * high
+    while high - low > 1e-9 * max(1.0, high):
+        middle = (low + high) / 2
+        low, high = (low, middle) if gaussian_delta(multiplier, middle) <= delta else (middle, high)
+    return high
+
+
 def laplace_epsilon(multiplier: float, delta: float) -> float:
     """Epsilon at `delta` of one Laplace release of scale `multiplier` times the L1 sensitivity, in any dimension.
 

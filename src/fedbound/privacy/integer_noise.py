@@ -210,6 +210,10 @@ class IntegerNoiseRelease:
             total = transforms.wrap(total + messages.sum(axis=0), bits)
         return self.decode(total, signs)
 
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        messages = self.encode(np.tile(values, draws)[:, None], np.ones(1), rng)
+        return transforms.wrap(messages.reshape(draws, -1).sum(axis=1), self.options.bits)
+
     def encode(self, vectors: np.ndarray, signs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What each client sends: float64 vectors [k, d] to int64 [k, D] in [-2^(b-1), 2^(b-1))."""
         p = self.parameters

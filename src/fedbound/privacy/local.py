@@ -120,6 +120,10 @@ class LocalRelease:
         mean = total[None, :] / self.setting.clients
         return transforms.unrotate(mean, signs, self.setting.dimension)[0]
 
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        first = np.full((draws, 1), values[0], dtype=np.float64)
+        return self.encode(first, np.ones(1), np.zeros((draws, 1), dtype=np.int64), rng)[:, 0]
+
     def encode(
         self, vectors: np.ndarray, signs: np.ndarray, chosen: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:

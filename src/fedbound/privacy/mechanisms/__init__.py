@@ -99,6 +99,14 @@ class Release(Protocol):
         """
         ...
 
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        """What those who are not trusted see of clients' `values` [n] in one dimension, `draws` times: numbers [draws].
+
+        For audits of a release calibrated for one coordinate. Under local trust it is the first client's message, else
+        the sum, before any post-processing. It runs the code that `estimate` runs.
+        """
+        ...
+
 
 class Mechanism(Protocol):
     """One mechanism with its options.

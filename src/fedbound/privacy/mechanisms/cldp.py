@@ -90,3 +90,6 @@ class CLDPRelease:
             bits = self.kernel.sample(np.clip(picked, -1, 1), private)
             total += np.bincount(chosen, self.setting.clip * self.kernel.values[bits], self.size)
         return (transforms.hadamard(total[None, :])[0] * root)[: self.setting.dimension] / self.setting.clients
+
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        return self.kernel.sample(np.full(draws, np.clip(values[0] / self.setting.clip, -1, 1)), rng)

@@ -65,3 +65,7 @@ class GaussianRelease:
             sent = transforms.clip_l2(block, self.setting.clip).astype(np.float32)
             total += transforms.clip_l2(sent, self.setting.clip).sum(axis=0)  # the server trusts no client's norm
         return (total + rng.normal(scale=self.noise, size=len(total))) / self.setting.clients
+
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        total = transforms.clip_l2(values[:, None], self.setting.clip).sum()
+        return total + rng.normal(scale=self.noise, size=draws)

@@ -67,3 +67,7 @@ class LaplaceRelease:
             sent = transforms.clip_l1(block, self.setting.clip).astype(np.float32)
             total += transforms.clip_l1(sent, self.setting.clip).sum(axis=0)  # the server trusts no client's norm
         return (total + rng.laplace(scale=self.scale, size=len(total))) / self.setting.clients
+
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        total = transforms.clip_l1(values[:, None], self.setting.clip).sum()
+        return total + rng.laplace(scale=self.scale, size=draws)

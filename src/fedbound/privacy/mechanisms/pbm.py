@@ -192,6 +192,9 @@ class PBMRelease:
             total += self.encode(block, signs, private).sum(axis=0)
         return self.decode(total, signs)
 
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        return self.encode(np.tile(values, draws)[:, None], np.ones(1), rng).reshape(draws, -1).sum(axis=1)
+
     def encode(self, vectors: np.ndarray, signs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What each client sends: float64 vectors [r, d] to counts int64 [r, D] in 0..m."""
         rotated = transforms.rotate(transforms.clip_l2(vectors, self.setting.clip), signs)

@@ -78,6 +78,11 @@ class ShiftedLayeredRelease:
             total += decode(sent, shared).sum(axis=0)
         return total / self.setting.clients
 
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        clipped = transforms.clip_l2(np.tile(values, draws)[:, None], self.setting.clip)[:, 0]
+        shared = dither(clipped.shape, self.share, rng)
+        return decode(quantize(clipped, shared), shared).reshape(draws, -1).sum(axis=1)
+
 
 @dataclass(frozen=True)
 class Dither:

@@ -165,6 +165,12 @@ class SQKRRelease:
             total += np.bincount(chosen.ravel(), scale * bits.ravel(), self.size)
         return frame.vectors(total[None, :] / self.setting.clients)[0]
 
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        frame = Frame(np.ones(1), np.zeros(1, dtype=np.int64), self.size)
+        chosen = np.tile(np.arange(self.coordinates), (draws, 1))
+        bits = self.encode(np.full((draws, 1), values[0], dtype=np.float64), frame, chosen, rng) > 0
+        return bits @ (1 << np.arange(self.coordinates))
+
     def encode(self, vectors: np.ndarray, frame: Frame, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What each client sends: float64 vectors [r, d] and coordinates int64 [r, k] to signs float64 [r, k]."""
         coefficients = kashin(transforms.clip_l2(vectors, self.setting.clip), frame, self.setting.clip)

@@ -126,3 +126,22 @@ def test_binomial_divergence_per_squared_move_grows_with_the_move():
 def test_binomial_with_too_few_coins_has_no_epsilon():
     assert accounting.binomial_epsilon(3.0, 20, 4, 1e-5) == math.inf
     assert accounting.binomial_epsilon(0.5, 20, 4, 1e-5) == 0.0
+
+
+@pytest.mark.parametrize("name", ["skellam", "ddgauss", "binomial"])
+def test_spread_neighbours_nearly_reach_the_gaussian_limit(name):
+    """Shown beside the claim: the loss distribution of evenly spread neighbours, at fine scale the Gaussian's."""
+    release = mechanisms.get(name, bits=20).calibrate(Setting(2.0, 1e-5, 50, 64, 1.0))
+    limit = accounting.gaussian_exact(release.noise, 1e-5)
+    assert limit * 0.98 < release.accounts().pld < limit * 1.02
+    assert release.accounts().rdp == release.guarantee.epsilon
+
+
+@pytest.mark.parametrize("name", ["skellam", "ddgauss", "binomial"])
+def test_pmf_of_the_summed_noise(name):
+    release = mechanisms.get(name, bits=12).calibrate(Setting(2.0, 1e-5, 50, 64, 1.0))
+    parameters = release.parameters
+    pmf = parameters.noise_pmf(50)
+    z = np.arange(len(pmf)) - len(pmf) // 2
+    assert pmf.sum() == pytest.approx(1, rel=1e-9)
+    assert pmf @ z**2 == pytest.approx(50 * parameters.share_variance, rel=1e-3)

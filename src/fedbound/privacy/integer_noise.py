@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import Field
 
 from fedbound.errors import InputError
-from fedbound.privacy import accounting, transforms
-from fedbound.privacy.mechanisms import Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy import accounting, loss, transforms
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
 from fedbound.registry import Options
 
 MOST_BITS = 32  # sums of wrapped values stay far inside int64
@@ -144,6 +144,20 @@ class Parameters:
     def _epsilon(self, delta: float, shares: int) -> float:
         raise NotImplementedError
 
+    def noise_pmf(self, shares: int) -> np.ndarray:
+        """Pmf of the sum of `shares` noise shares of one coordinate, over consecutive integers, the far tails cut."""
+        raise NotImplementedError
+
+    def spread_epsilon(self, delta: float) -> float:
+        """Epsilon at `delta` by loss distributions where the client's norm is spread evenly over coordinates.
+
+        As many coordinates as the bound allows move by t = ceil(L2 / sqrt(D)) each; the rest of the norm is left out.
+        """
+        step = max(1, math.ceil(self.l2 / math.sqrt(self.size)))
+        pmf = self.noise_pmf(self.honest)
+        pair = loss.from_pmfs(np.append(np.zeros(step), pmf), np.append(pmf, np.zeros(step)))
+        return pair.compose(max(1, int(self.limit / step**2)), delta * 1e-6).epsilon(delta)
+
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """Noise shares, int64 of `shape`."""
         raise NotImplementedError
@@ -210,6 +224,9 @@ class IntegerNoiseRelease:
             total = transforms.wrap(total + messages.sum(axis=0), bits)
         return self.decode(total, signs)
 
+    def accounts(self) -> Accounts:
+        return Accounts(self.parameters.spread_epsilon(self.setting.delta), self.guarantee.epsilon)
+
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         messages = self.encode(np.tile(values, draws)[:, None], np.ones(1), rng)
         return transforms.wrap(messages.reshape(draws, -1).sum(axis=1), self.options.bits)
@@ -247,3 +264,9 @@ def wrap_error(error: float, total: float, bits: int) -> float:
     probability = math.erfc(deviations / math.sqrt(2))
     tail = 2 * math.sqrt(total) * math.exp(-(deviations**2) / 2) / math.sqrt(2 * math.pi)
     return field**2 * probability - 2 * field * (error / total) * tail
+
+
+def support(variance: float) -> np.ndarray:
+    """Integers within 12 standard deviations of 0, and some more where these are few."""
+    reach = math.ceil(12 * math.sqrt(variance)) + 30
+    return np.arange(-reach, reach + 1)

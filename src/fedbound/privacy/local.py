@@ -19,12 +19,13 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedbound.privacy import accounting, transforms
+from fedbound.privacy import accounting, loss, transforms
 from fedbound.privacy.kernels import Table
-from fedbound.privacy.mechanisms import Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
 from fedbound.registry import Options
 
 MOST_COORDINATES = 12
+MOST_CORNERS = 70  # of a kernel whose inputs are all paired; the noisy sign's ends are its worst
 
 
 class LocalOptions(Options):
@@ -120,6 +121,9 @@ class LocalRelease:
         mean = total[None, :] / self.setting.clients
         return transforms.unrotate(mean, signs, self.setting.dimension)[0]
 
+    def accounts(self) -> Accounts:
+        return kernel_accounts(self.kernel, self.coordinates, self.setting.delta)
+
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         first = np.full((draws, 1), values[0], dtype=np.float64)
         return self.encode(first, np.ones(1), np.zeros((draws, 1), dtype=np.int64), rng)[:, 0]
@@ -145,3 +149,13 @@ def pick(rows: int, size: int, count: int, rng: np.random.Generator) -> np.ndarr
     if count == size:
         return np.tile(np.arange(size), (rows, 1))
     return np.argpartition(rng.random((rows, size)), count, axis=1)[:, :count]
+
+
+def kernel_accounts(kernel: Table, coordinates: int, delta: float) -> Accounts:
+    """Epsilon at `delta` of `coordinates` levels, by both accountants; neither can exceed the pure one by much."""
+    pairs = kernel.pairs() if len(kernel.corners) <= MOST_CORNERS else [kernel.worst_pair()]
+    mirrored = [pair for p, q in pairs for pair in ((p, q), (q, p))]
+    pure = coordinates * kernel.pure_epsilon
+    pld = loss.from_pairs(mirrored).compose(coordinates, delta * 1e-6).epsilon(delta)
+    rdp = coordinates * np.max([loss.renyi(p, q, accounting.COARSE_ORDERS) for p, q in mirrored], axis=0)
+    return Accounts(min(pure, pld), min(pure, accounting.rdp_epsilon(accounting.COARSE_ORDERS, rdp, delta)))

@@ -43,6 +43,13 @@ class Parameters(integer_noise.Parameters):
     def _epsilon(self, delta: float, shares: int) -> float:
         return accounting.binomial_epsilon(self.l2, shares * self.trials, self.size, delta)
 
+    def noise_pmf(self, shares: int) -> np.ndarray:
+        from scipy.stats import binom
+
+        coins = shares * self.trials
+        outcomes = integer_noise.support(coins / 4) + coins // 2
+        return np.asarray(binom.pmf(outcomes, coins, 0.5))
+
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         return rng.binomial(self.trials, 0.5, shape) - self.trials // 2
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from fedbound.privacy import accounting, transforms
 from fedbound.privacy.kernels import Table
-from fedbound.privacy.mechanisms import Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy.local import kernel_accounts
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
 from fedbound.registry import MECHANISMS, Options
 
 
@@ -90,6 +91,9 @@ class CLDPRelease:
             bits = self.kernel.sample(np.clip(picked, -1, 1), private)
             total += np.bincount(chosen, self.setting.clip * self.kernel.values[bits], self.size)
         return (transforms.hadamard(total[None, :])[0] * root)[: self.setting.dimension] / self.setting.clients
+
+    def accounts(self) -> Accounts:
+        return kernel_accounts(self.kernel, 1, self.setting.delta)
 
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         return self.kernel.sample(np.full(draws, np.clip(values[0] / self.setting.clip, -1, 1)), rng)

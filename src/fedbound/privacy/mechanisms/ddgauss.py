@@ -33,6 +33,12 @@ class Parameters(integer_noise.Parameters):
         rdp = accounting.ddgauss_rdp(accounting.ORDERS, self.l1, self.l2, self.share_variance, shares, self.size)
         return accounting.rdp_epsilon(accounting.ORDERS, rdp, delta)
 
+    def noise_pmf(self, shares: int) -> np.ndarray:
+        """That of one discrete Gaussian of the summed variance, which the sum is close to."""
+        variance = shares * self.share_variance
+        pmf = np.exp(-np.square(integer_noise.support(variance)) / (2 * variance))
+        return pmf / pmf.sum()
+
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         return discrete_gaussian(math.sqrt(self.share_variance), shape, rng)
 

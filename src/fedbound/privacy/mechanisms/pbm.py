@@ -28,7 +28,7 @@ from pydantic import Field
 
 from fedbound.errors import InputError
 from fedbound.privacy import accounting, loss, transforms
-from fedbound.privacy.mechanisms import Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
 from fedbound.registry import MECHANISMS, Options
 
 MOST_THETA = 0.25
@@ -191,6 +191,14 @@ class PBMRelease:
         for block in transforms.blocks(vectors):
             total += self.encode(block, signs, private).sum(axis=0)
         return self.decode(total, signs)
+
+    def accounts(self) -> Accounts:
+        """By loss distributions: as many coordinates at full scale as the L2 norm allows."""
+        setting = self.setting
+        pairs = [(p, q) for _, p, q in sum_pairs(setting.clients, self.trials, self.theta)]
+        full = min(self.size, max(1, int((setting.clip / self.reach) ** 2)))
+        spread = loss.from_pairs(pairs).compose(full, setting.delta * 1e-6)
+        return Accounts(spread.epsilon(setting.delta), self.guarantee.epsilon)
 
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         return self.encode(np.tile(values, draws)[:, None], np.ones(1), rng).reshape(draws, -1).sum(axis=1)

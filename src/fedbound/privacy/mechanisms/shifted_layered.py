@@ -20,8 +20,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedbound.privacy import transforms
-from fedbound.privacy.mechanisms import Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy import accounting, transforms
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
 from fedbound.privacy.mechanisms.gaussian import Gaussian
 from fedbound.registry import MECHANISMS, Options
 
@@ -77,6 +77,11 @@ class ShiftedLayeredRelease:
             sent = quantize(transforms.clip_l2(block, self.setting.clip), shared)
             total += decode(sent, shared).sum(axis=0)
         return total / self.setting.clients
+
+    def accounts(self) -> Accounts:
+        rdp = np.array(accounting.ORDERS) / (2 * (self.noise / self.setting.clip) ** 2)
+        delta = self.setting.delta
+        return Accounts(self.guarantee.epsilon, accounting.rdp_epsilon(accounting.ORDERS, rdp, delta))
 
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         clipped = transforms.clip_l2(np.tile(values, draws)[:, None], self.setting.clip)[:, 0]

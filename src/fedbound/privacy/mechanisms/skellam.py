@@ -9,6 +9,7 @@ s^2 sigma^2, so that one client's share need not hide the client.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,6 +36,17 @@ class Parameters(integer_noise.Parameters):
     def _epsilon(self, delta: float, shares: int) -> float:
         rdp = accounting.skellam_rdp(accounting.ORDERS, self.l1, self.l2, shares * self.share_variance)
         return accounting.rdp_epsilon(accounting.ORDERS, rdp, delta)
+
+    def noise_pmf(self, shares: int) -> np.ndarray:
+        """Skellam's; above a variance of 10^5 a discrete Gaussian's, whose kurtosis differs by 1/variance."""
+        from scipy.special import ive
+
+        variance = shares * self.share_variance
+        z = integer_noise.support(variance)
+        if variance > 1e5:
+            return np.exp(-np.square(z) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+        pmf = ive(np.abs(z), variance)
+        return np.where(pmf > 1e-250, pmf, 0.0)
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         noise = rng.poisson(self.rate, shape)

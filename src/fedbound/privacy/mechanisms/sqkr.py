@@ -21,9 +21,9 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedbound.privacy import accounting, transforms
+from fedbound.privacy import accounting, loss, transforms
 from fedbound.privacy.local import pick
-from fedbound.privacy.mechanisms import Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
 from fedbound.registry import MECHANISMS, Options
 
 ETA, DELTA = 0.4, 0.8
@@ -164,6 +164,20 @@ class SQKRRelease:
             scale = step * self.size / (self.coordinates * self.kept)
             total += np.bincount(chosen.ravel(), scale * bits.ravel(), self.size)
         return frame.vectors(total[None, :] / self.setting.clients)[0]
+
+    def accounts(self) -> Accounts:
+        """Of the sent string given two rounded ones: either of them, or any of the others, which tell nothing."""
+        kept, other = self.string_pmf()
+        rest = (2**self.coordinates - 2) * other
+        p, q = np.array([kept, other, rest]), np.array([other, kept, rest])
+        if not rest:
+            p, q = p[:2], q[:2]
+        rdp = loss.renyi(p, q, accounting.COARSE_ORDERS)
+        epsilons = (
+            loss.from_pmfs(p, q).epsilon(self.setting.delta),
+            accounting.rdp_epsilon(accounting.COARSE_ORDERS, rdp, self.setting.delta),
+        )
+        return Accounts(*(min(self.setting.epsilon, epsilon) for epsilon in epsilons))
 
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         frame = Frame(np.ones(1), np.zeros(1, dtype=np.int64), self.size)

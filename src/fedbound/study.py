@@ -256,6 +256,7 @@ class Privacy(Section):
     dimension: int = Field(default=256, ge=1, description="coordinates of each vector")
     clip: float = Field(default=1.0, gt=0, description="bound on each vector's norm (L2; L1 for laplace)")
     trials: int = Field(default=20, ge=2, description="repetitions of the estimate")
+    audit_draws: int = Field(default=100_000, ge=0, description="draws of the mechanism's audit, each side; 0: none")
     seed: Seed = Field(default=0, description="seed of the simulated vectors and noise (not for production)")
 
 

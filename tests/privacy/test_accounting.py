@@ -65,6 +65,14 @@ def test_laplace_in_one_dimension_dominates_the_same_l1_move_in_many(parts):
             assert spread.get_epsilon_for_delta(delta) <= accounting.laplace_epsilon(1 / epsilon, delta) + 1e-3
 
 
+def test_laplace_rdp_against_integration():
+    x = np.linspace(-60, 61, 1_000_001)
+    log_p, log_q = -np.abs(x - 1) / 1.5, -np.abs(x) / 1.5
+    for alpha in (2, 7):
+        integral = np.exp(alpha * log_p + (1 - alpha) * log_q).sum() * (x[1] - x[0]) / 3.0
+        assert accounting.laplace_rdp([alpha], 1.5)[0] == pytest.approx(math.log(integral) / (alpha - 1), rel=1e-4)
+
+
 def test_skellam_rdp_by_hand():
     # alpha 2, l1 3, l2^2 4, variance 10: 2*4/20 + min((3*4 + 18)/400, 9/20)
     assert accounting.skellam_rdp([2], 3.0, 2.0, 10.0)[0] == pytest.approx(0.4 + 0.075)
@@ -118,6 +126,13 @@ def test_least_noise():
     assert accounting.least_noise(lambda x: 1 / x, 2.0, 1.0, 100.0) == 1.0
     with pytest.raises(ValueError, match="no noise"):
         accounting.least_noise(lambda x: 1 / x, 0.001, 1.0, 100.0)
+
+
+def test_shuffled_epsilon_is_within_the_published_bounds():
+    """apple/ml-shuffling-amplification: 0.1675385583 to 0.1727905508."""
+    assert 0.16753 < accounting.shuffled_epsilon(100_000, 4.0, 1e-6) < 0.17280
+    assert accounting.shuffled_epsilon(1, 1.0, 1e-6) == 1.0  # alone, nothing is amplified
+    assert accounting.shuffled_epsilon(1000, 1.0, 1e-6) < accounting.shuffled_epsilon(100, 1.0, 1e-6) < 1.0
 
 
 def test_importing_the_stage_is_light():

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from fedbound.errors import InputError
-from fedbound.privacy import accounting, mechanisms, stage, transforms
+from fedbound.privacy import accounting, integer_noise, mechanisms, stage, transforms
 from fedbound.privacy.mechanisms import Setting, skellam
 
-NAMES = ("gaussian", "laplace", "skellam")
+NAMES = ("gaussian", "laplace", "skellam", "ddgauss", "binomial")
 ANCHOR = Setting(epsilon=3.0, delta=1e-5, clients=100, dimension=250, clip=10.0)
 
 
 def test_all_mechanisms_are_found():
-    assert mechanisms.available() == sorted(NAMES)
+    more = {"brr", "cldp", "grr", "mvu", "noisy_sign", "pbm", "rqm", "shifted_layered", "sqkr"}
+    assert mechanisms.available() == sorted({*NAMES, *more})
 
 
 def test_unknown_name_and_parameter_are_refused_with_the_nearest():
@@ -122,7 +123,7 @@ def test_the_three_cases_above_are_what_they_say():
         release = mechanisms.get("skellam", **options).calibrate(setting)
         p, n = release.parameters, setting.clients
         noise = (p.noise / n) ** 2
-        rounding = skellam.rounding_variance((p.scale * setting.clip) ** 2 / p.size) / (n * p.scale**2)
+        rounding = integer_noise.rounding_variance((p.scale * setting.clip) ** 2 / p.size) / (n * p.scale**2)
         return noise / release.mse, rounding / release.mse, 1 - (noise + rounding) / release.mse
 
     assert shares(Setting(3.0, 1e-5, 100, 200, 1.0))[0] > 0.99
@@ -179,7 +180,7 @@ def test_a_long_vector_moves_the_estimate_no_further_than_its_clip(name):
     huge[0] *= 1e250
     moved = release.estimate(huge, np.random.default_rng(1)) - release.estimate(without, np.random.default_rng(1))
     length = transforms.norms(moved[None, :], 1 if mechanism.norm == "L1" else 2)[0]
-    slack = 0.02 if name == "skellam" else 1e-9  # skellam's roundings and noise draws differ after the first client
+    slack = 0.02 if name in ("skellam", "ddgauss", "binomial") else 1e-9  # roundings and draws differ after a client
     assert length <= setting.clip / 10 * (1 + slack)
     assert length > setting.clip / 10 * 0.9
 
@@ -255,7 +256,7 @@ def test_rounding_variance_against_quadrature(variance):
     fraction = x - np.floor(x)
     density = np.exp(-(x**2) / (2 * variance))
     expected = (fraction * (1 - fraction) * density).sum() / density.sum()
-    assert skellam.rounding_variance(variance) == pytest.approx(expected, rel=1e-3)
+    assert integer_noise.rounding_variance(variance) == pytest.approx(expected, rel=1e-3)
 
 
 def test_wrap_error_against_quadrature():
@@ -267,9 +268,9 @@ def test_wrap_error_against_quadrature():
     shift = np.floor((x + 8) / 16) * 16  # what wrapping into [-8, 8) takes off
     given = noise / total * x
     exact = (density * (noise * (1 - noise / total) + np.square(given - shift))).sum() - noise
-    one_wrap = skellam.wrap_error(noise, total, bits)
+    one_wrap = integer_noise.wrap_error(noise, total, bits)
     assert one_wrap == pytest.approx(exact, rel=0.02)  # a second wrap has probability 0.2 %
-    assert skellam.wrap_error(noise, total, 10) == pytest.approx(0.0, abs=1e-12)
+    assert integer_noise.wrap_error(noise, total, 10) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_nothing_beats_the_central_gaussian_at_the_same_guarantee():

@@ -8,15 +8,23 @@ import pytest
 
 from fedbound import artifacts, schemas, study
 from fedbound.errors import InputError
-from fedbound.privacy import stage, transforms
+from fedbound.privacy import mechanisms, stage, transforms
 
 
 def scenario(**changes):
-    values = {"epsilon": 2.0, "clients": 50, "dimension": 60, "trials": 12, **changes}
+    values = {"epsilon": 2.0, "clients": 50, "dimension": 60, "trials": 12, "audit_draws": 4000, **changes}
     return study.PrivacyScenario(study="test", privacy=study.Privacy(**values))
 
 
-@pytest.mark.parametrize("mechanism", ["gaussian", "laplace", "skellam", {"name": "skellam", "bits": 10}])
+CHOICES = [
+    *(name for name in mechanisms.available() if name not in ("mvu", "pbm")),
+    {"name": "skellam", "bits": 10},
+    {"name": "mvu", "bits": 1},
+    {"name": "pbm", "bits": 9},
+]
+
+
+@pytest.mark.parametrize("mechanism", CHOICES)
 def test_stage_writes_one_row_of_the_schema(tmp_path, mechanism):
     artifact = stage.run(scenario(mechanism=mechanism, seed=3), {})
     artifacts.write(tmp_path / "privacy.h5", artifact)
@@ -26,14 +34,26 @@ def test_stage_writes_one_row_of_the_schema(tmp_path, mechanism):
     assert len(frame) == 1
     row = frame.iloc[0]
     assert (read.seed, row.clients, row.dimension, row.trials) == (3, 50, 60, 12)
-    assert row.mechanism == (mechanism if isinstance(mechanism, str) else "skellam")
+    name = mechanism if isinstance(mechanism, str) else mechanism["name"]
+    assert row.mechanism == name
     assert 0.99 * 2.0 <= row.epsilon <= row.target_epsilon == 2.0
+    # loss distributions are never worse than Rényi divergences by more than their grid
+    # pbm shows whole coordinates at full scale, here two of 2.7
+    least = 0.7 if name == "pbm" else 0.8
+    assert least * row.epsilon <= row.epsilon_pld <= row.epsilon_rdp * 1.001
+    assert row.epsilon in (pytest.approx(row.epsilon_pld, rel=1e-3), pytest.approx(row.epsilon_rdp, rel=1e-3))
+    assert 0 <= row.audited <= row.audit_claim <= 2.0
+    assert row.audit_draws == 4000
     # 12 trials: Student's t with 11 degrees of freedom beyond 8 has probability 7e-6
     assert abs(row.mse - row.mse_closed) < 8 * row.mse_se
     assert 0 < row.mse_se < row.mse
-    assert row.norm == ("L1" if mechanism == "laplace" else "L2")
-    assert row.trust in ("central server", "secure aggregation")
-    assert row.adjacency == "zero-out"
+    assert row.norm == ("L1" if mechanism in ("laplace", "cldp") else "L2")
+    assert (row.trust, row.adjacency) in (
+        ("central server", "zero-out"),
+        ("secure aggregation", "zero-out"),
+        ("local", "replace"),
+    )
+    assert row.floor > 0
     assert row.bits > 0
     assert math.isfinite(row.bias)
     assert read.provenance["dp_accounting"]
@@ -61,6 +81,12 @@ def test_clients_lie_on_the_sphere(norm, order):
     assert not np.array_equal(vectors, stage.clients(40, 30, 2.5, norm, seed=1))
     # no preferred direction: the mean over 40 * 30 coordinates is within 5 standard errors of 0
     assert abs(vectors.mean()) < 5 * vectors.std() / math.sqrt(vectors.size)
+
+
+def test_no_audit_is_run_where_none_is_asked_for():
+    table = stage.run(scenario(audit_draws=0), {}).tables["results"]
+    assert math.isnan(table["audited"].values[0])
+    assert table["audit_draws"].values[0] == 0
 
 
 def test_too_large_a_cell_is_refused_at_once():

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 BENCHES = {
     "codecs": "ratio, speed and error of every codec on synthetic tails and on a model's real weights and updates",
     "exchange": "accuracy and bytes both ways: FedSZ's recipe, ours, and what each part of ours brings",
+    "privacy": "published figures of DP quantization and accounting beside ours; speed of accounting and noise",
+    "auditing": "attacks: codecs as privacy, one-run audits of private sums, membership inference",
 }
 Say = Callable[[str], None]
 

@@ -1,21 +1,25 @@
 """Every epsilon of fedbound comes from here (design law 4): thin glue over Google's dp-accounting.
 
-Noise is given as a multiple of the sensitivity, so that nothing here knows of vectors. Functions named after a
-mechanism account one release of it; composition and subsampling have their place here when a stage needs them.
+Loss distributions of finite kernels, their composition and sampling are in `loss.py`. Here, noise is given as a
+multiple of the sensitivity, so that nothing here knows of vectors. Functions named after a mechanism account one
+release of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 # Integer orders, because several discrete mechanisms prove their Rényi divergence at integers only; far up, because
 # the best order grows as 2 ln(1/delta) / epsilon.
 ORDERS: tuple[int, ...] = (*range(2, 257), *(int(order) for order in np.geomspace(260, 1e7, 160)))
+COARSE_ORDERS: tuple[int, ...] = (*range(2, 65), *(int(order) for order in np.geomspace(70, 1e5, 40)))
 
 PLD = "privacy loss distribution (dp-accounting, connect-the-dots)"
+PURE = "largest likelihood ratio of the exact pmf (pure: holds at delta 0)"
+JOINT_RDP = "Rényi divergence of exact sum pmfs, coordinates sharing the L2 budget (dp-accounting conversion)"
 RDP = "Rényi divergence at integer orders (dp-accounting conversion)"
 
 
@@ -62,6 +66,19 @@ def gaussian_epsilon(multiplier: float, delta: float) -> float:
     return float(loss.get_epsilon_for_delta(delta))
 
 
+def gaussian_exact(multiplier: float, delta: float) -> float:
+    """Epsilon at `delta` of one Gaussian release, by Balle and Wang's condition, to 1e-9; at least 0."""
+    if gaussian_delta(multiplier, 0.0) <= delta:
+        return 0.0
+    low, high = 0.0, 1.0
+    while gaussian_delta(multiplier, high) > delta:
+        low, high = high, 2 * high
+    while high - low > 1e-9 * max(1.0, high):
+        middle = (low + high) / 2
+        low, high = (low, middle) if gaussian_delta(multiplier, middle) <= delta else (middle, high)
+    return high
+
+
 def laplace_epsilon(multiplier: float, delta: float) -> float:
     """Epsilon at `delta` of one Laplace release of scale `multiplier` times the L1 sensitivity, in any dimension.
 
@@ -75,6 +92,18 @@ def laplace_epsilon(multiplier: float, delta: float) -> float:
     pure = 1 / multiplier
     loss = privacy_loss_distribution.from_laplace_mechanism(multiplier, value_discretization_interval=pure / 1000)
     return min(pure, float(loss.get_epsilon_for_delta(delta)))
+
+
+def laplace_rdp(orders: Sequence[int], multiplier: float) -> np.ndarray:
+    """Rényi divergence of Laplace noise of scale `multiplier` times the L1 sensitivity: float64 [len(orders)].
+
+    Source: Mironov, "Rényi Differential Privacy", CSF 2017, Proposition 6:
+    ln(a/(2a-1) e^{(a-1)/b} + (a-1)/(2a-1) e^{-a/b}) / (a-1), in one dimension, where one release moves one coordinate.
+    """
+    alpha = np.asarray(orders, dtype=np.float64)
+    with_ = np.log(alpha / (2 * alpha - 1)) + (alpha - 1) / multiplier
+    without = np.log((alpha - 1) / (2 * alpha - 1)) - alpha / multiplier
+    return np.logaddexp(with_, without) / (alpha - 1)
 
 
 def skellam_rdp(orders: Sequence[int], l1: float, l2: float, variance: float) -> np.ndarray:
@@ -95,6 +124,83 @@ def skellam_rdp(orders: Sequence[int], l1: float, l2: float, variance: float) ->
     return alpha * l2**2 / (2 * variance) + excess
 
 
+def ddgauss_rdp(
+    orders: Sequence[int], l1: float, l2: float, variance: float, shares: int, dimension: int
+) -> np.ndarray:
+    """Rényi divergence of integer vectors under `shares` discrete Gaussian noise shares: float64 [len(orders)].
+
+    Args:
+        orders: Rényi orders alpha.
+        l1: L1 sensitivity, in the integers' units.
+        l2: L2 sensitivity, in the integers' units.
+        variance: parameter sigma^2 of one share per coordinate, in the integers' units squared.
+        shares: number of shares n in the sum.
+        dimension: number of coordinates D.
+
+    Source: Kairouz, Liu, Steinke, ICML 2021 (arXiv 2102.06387), as in the code published with it: with
+    tau = 10 sum_{k=1}^{n-1} exp(-2 pi^2 sigma^2 k/(k+1)) and L_i = l_i / (sqrt(n) sigma), the least of
+    alpha/2 L2^2 + tau D,  alpha/2 (L2^2 + 2 L1 tau + tau^2 D),  alpha/2 (L2 + sqrt(D) tau)^2.
+    """
+    alpha = np.asarray(orders, dtype=np.float64)
+    k = np.arange(1, shares)
+    tau = 10 * float(np.exp(-2 * math.pi**2 * variance * k / (k + 1)).sum())
+    root = math.sqrt(shares * variance)
+    l1, l2 = l1 / root, l2 / root
+    by_norms = min(l2**2 + 2 * l1 * tau + tau**2 * dimension, (l2 + math.sqrt(dimension) * tau) ** 2)
+    return np.minimum(alpha / 2 * l2**2 + tau * dimension, alpha / 2 * by_norms)
+
+
+def binomial_epsilon(l2: float, trials: int, dimension: int, delta: float) -> float:
+    """Epsilon at `delta` of integer vectors of L2 norm at most `l2` under Bin(trials, 1/2) noise per coordinate.
+
+    The two pmfs of a coordinate that moves by t differ in support, so that their Rényi divergence is infinite. Both are
+    conditioned on outputs within 15 standard deviations of the middle that either can reach; `lost`, the probability of
+    any other output in any coordinate that moves, is taken off delta (approximate Rényi privacy, as Bun, Steinke, TCC
+    2016, do for zCDP), and -ln(1 - lost) is added. With g(t) the divergence of a coordinate that moves by t,
+    sum_j g(t_j) <= max_t g(t)/t^2 l2^2. g(t)/t^2 grows with t, until alpha t reaches the edge of the outputs: orders at
+    which it does not grow over powers of two up to l2, and l2, are left out.
+    """
+    from scipy.stats import binom
+
+    sd, most = math.sqrt(trials) / 2, math.floor(l2)
+    if most < 1:
+        return 0.0
+    low = max(most, math.ceil(trials / 2 - most - 15 * sd))
+    high = trials - low
+    lost = min(dimension, l2**2) * (binom.cdf(low - 1, trials, 0.5) + binom.cdf(low + most - 1, trials, 0.5))
+    if low >= high or 2 * lost >= delta:
+        return math.inf
+    outputs = np.arange(low, high + 1, max(1, int(sd / 64)), dtype=np.float64)  # a fine sum where sd is large
+    alpha = np.asarray(COARSE_ORDERS, dtype=np.float64)[:, None]
+    weights = binom.logpmf(outputs, trials, 0.5)
+    weights -= _log_sum(weights)
+    steepest = np.zeros(len(COARSE_ORDERS))
+    for t in sorted({most, *(1 << i for i in range(most.bit_length()))}):
+        # ln P(y - t)/P(y) = ln y!/(y-t)! - ln (N-y+t)!/(N-y)!
+        ratio = _log_rise(outputs - t + 1, t) - _log_rise(trials - outputs + 1, t)
+        ratio -= _log_sum(weights + ratio)
+        divergence = np.array([_log_sum(row) for row in alpha * ratio + weights]) / (alpha[:, 0] - 1)
+        rate = divergence / t**2
+        steepest = np.where(rate >= steepest * (1 - 1e-4), np.maximum(rate, steepest), np.inf)  # but for rounding
+    return rdp_epsilon(COARSE_ORDERS, l2**2 * steepest, delta - 2 * lost) - math.log1p(-lost)
+
+
+def _log_sum(x: np.ndarray) -> float:
+    peak = float(x.max())
+    return peak + math.log(float(np.exp(x - peak).sum()))
+
+
+def _log_rise(a: np.ndarray, t: int) -> np.ndarray:
+    """ln Gamma(a + t) - ln Gamma(a), without cancellation where `a` is large (Stirling's series)."""
+    from scipy.special import gammaln
+
+    if a.min() < 50:
+        return gammaln(a + t) - gammaln(a)
+    b = a + t
+    series = [1 / (12 * x) - 1 / (360 * x**3) + 1 / (1260 * x**5) for x in (b, a)]
+    return (a - 0.5) * np.log1p(t / a) + t * np.log(b) - t + series[0] - series[1]
+
+
 def rdp_epsilon(orders: Sequence[int], rdp: Sequence[float] | np.ndarray, delta: float) -> float:
     """Epsilon at `delta` from Rényi divergences `rdp` at `orders`, by dp-accounting's conversion.
 
@@ -106,8 +212,11 @@ def rdp_epsilon(orders: Sequence[int], rdp: Sequence[float] | np.ndarray, delta:
     return float(epsilon)
 
 
-def least_noise(loss: Callable[[float], float], target: float, low: float, high: float) -> float:
-    """The least noise in [low, high] whose `loss` (falling in the noise) is at most `target`, to a relative 1e-12.
+def least_noise(
+    loss: Callable[[float], float], target: float, low: float, high: float, precision: float = 1e-12
+) -> float:
+    """The least noise in [low, high] whose `loss` (falling in the noise) is at most `target`, to a relative
+    `precision`.
 
     The noise returned satisfies loss(noise) <= target; `low` itself is returned where it already does.
 
@@ -118,9 +227,73 @@ def least_noise(loss: Callable[[float], float], target: float, low: float, high:
         return low
     if loss(high) > target:
         raise ValueError(f"no noise up to {high:g} reaches {target:g}")
-    while high / low > 1 + 1e-12:
+    while high / low > 1 + precision:
         middle = math.sqrt(low * high)
         if not low < middle < high:
             break
         low, high = (low, middle) if loss(middle) <= target else (middle, high)
     return high
+
+
+def worst_renyi(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]], orders: Sequence[int] = COARSE_ORDERS
+) -> tuple[Sequence[int], np.ndarray]:
+    """The orders, and the largest Rényi divergence at each over `pairs` of pmfs and both directions."""
+    from fedbound.privacy import loss
+
+    both = [loss.renyi(a, b, orders) for p, q in pairs for a, b in ((p, q), (q, p))]
+    return orders, np.max(both, axis=0)
+
+
+def sampled_rdp_epsilon(
+    one: tuple[Sequence[int], np.ndarray], coordinates: int, rate: float, rounds: int, delta: float
+) -> float:
+    """Epsilon by Rényi divergences, for comparison: coordinates added up, Poisson sampling by Zhu and Wang's bound.
+
+    Source: Zhu, Wang, "Poisson Subsampled Rényi Differential Privacy", ICML 2019, Theorem 5 (integer orders), the
+    general upper bound; the lesser of it and no amplification counts.
+    """
+    from scipy.special import gammaln, logsumexp
+
+    orders, rdp = one[0], coordinates * np.asarray(one[1])
+    if rate < 1:
+        table = dict(zip(orders, rdp, strict=True))
+        amplified = []
+        for order in orders:
+            if any(k not in table for k in range(2, order + 1)):
+                amplified.append(table[order])
+                continue
+            k = np.arange(2, order + 1)
+            binomials = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
+            weights = binomials + k * math.log(rate) + (order - k) * math.log1p(-rate)
+            terms = weights + (k - 1) * np.array([table[int(j)] for j in k])
+            terms[1:] += math.log(3)
+            first = (order - 1) * math.log1p(-rate) + math.log1p((order - 1) * rate)
+            amplified.append(min(table[order], float(logsumexp(np.append(terms, first))) / (order - 1)))
+        rdp = np.array(amplified)
+    return rdp_epsilon(orders, rounds * rdp, delta)
+
+
+def shuffled_epsilon(clients: int, local: float, delta: float) -> float:
+    """Epsilon at `delta` (replacement) of `clients` shuffled messages, each `local`-DP, in one go: numerical.
+
+    Source: Feldman, McMillan, Talwar, "Hiding Among the Clones", FOCS 2021 (arXiv 2012.12803), Theorem 3.1: with
+    C ~ Bin(n-1, e^-local), A ~ Bin(C, 1/2), the pair of (A+1, C-A) with probability e^local/(e^local + 1), else
+    (A, C-A+1), and of its mirror image dominates. Its pmfs are enumerated; what is left out has a
+    probability below 1e-30.
+    """
+    from scipy.stats import binom
+
+    from fedbound.privacy import loss
+
+    clone = math.exp(-local)
+    first = 1 / (1 + clone)
+    middle, reach = (clients - 1) * clone, 12 * math.sqrt(clients * clone) + 12
+    p, q = [], []
+    for c in range(max(0, int(middle - reach)), min(clients - 1, int(middle + reach)) + 1):
+        low = max(0, int(c / 2 - 6 * math.sqrt(c)) - 1)
+        heads = binom.pmf(np.arange(low - 1, c + 2 - low), c, 0.5) * binom.pmf(c, clients - 1, clone)
+        one_more, same = heads[:-1], heads[1:]
+        p.append(first * one_more + (1 - first) * same)
+        q.append((1 - first) * one_more + first * same)
+    return min(local, loss.from_pmfs(np.concatenate(p), np.concatenate(q)).epsilon(delta))

@@ -6,6 +6,7 @@ production release (design law 8).
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Mapping
@@ -17,10 +18,11 @@ import numpy as np
 
 from fedbound import artifacts, schemas, study
 from fedbound.errors import InputError
-from fedbound.privacy import accounting, transforms
+from fedbound.privacy import accounting, audit, transforms
 from fedbound.privacy.mechanisms import Mechanism, Norm, Release, Setting
 from fedbound.registry import MECHANISMS
 
+AUDIT_LEVEL = 1e-4  # probability that one cell's audit exceeds a claim that holds: 1 % over a hundred cells
 MOST_VALUES = 100_000_000  # simulated clients' values: 0.8 GB
 
 
@@ -62,7 +64,8 @@ def cell(privacy: study.Privacy) -> dict[str, Any]:
     mechanism: Mechanism = MECHANISMS.make(privacy.mechanism)
     release = mechanism.calibrate(_setting(privacy))
     errors = _errors(release, mechanism, privacy)
-    return _row(mechanism, release, privacy, errors, time.perf_counter() - started)
+    row = _row(mechanism, release, privacy, errors)
+    return {**row, "seconds": time.perf_counter() - started}
 
 
 def _setting(privacy: study.Privacy) -> Setting:
@@ -102,10 +105,18 @@ def clients(count: int, dimension: int, radius: float, norm: Norm, seed: int) ->
     return vectors
 
 
-def _row(
-    mechanism: Mechanism, release: Release, privacy: study.Privacy, errors: Errors, seconds: float
-) -> dict[str, Any]:
+def _audited(privacy: study.Privacy) -> audit.Audit | None:
+    """The audit in one coordinate, by as many clients as an audit has; None where none is asked for."""
+    if not privacy.audit_draws:
+        return None
+    draws = privacy.audit_draws
+    return audit.mechanism(privacy.mechanism, privacy.epsilon, privacy.delta, draws, AUDIT_LEVEL, privacy.seed)
+
+
+def _row(mechanism: Mechanism, release: Release, privacy: study.Privacy, errors: Errors) -> dict[str, Any]:
     guarantee = release.guarantee
+    accounts = release.accounts()
+    audited = _audited(privacy)
     floor = accounting.gaussian_multiplier(privacy.epsilon, privacy.delta) * privacy.clip / privacy.clients
     return {
         "mechanism": mechanism.name,
@@ -117,6 +128,12 @@ def _row(
         "epsilon": guarantee.epsilon,
         "delta": guarantee.delta,
         "accountant": guarantee.accountant,
+        "epsilon_pld": accounts.pld,
+        "epsilon_rdp": accounts.rdp,
+        "audited": audited.audited if audited else math.nan,
+        "audited_gaussian": audited.gaussian if audited else math.nan,
+        "audit_claim": audited.claimed if audited else math.nan,
+        "audit_draws": privacy.audit_draws,
         "unit": guarantee.unit,
         "adjacency": guarantee.adjacency,
         "trust": guarantee.trust,
@@ -129,5 +146,4 @@ def _row(
         "bias": errors.bias,
         "floor": floor**2,
         "trials": privacy.trials,
-        "seconds": seconds,
     }

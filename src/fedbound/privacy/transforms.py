@@ -128,3 +128,23 @@ def wrap(x: np.ndarray, bits: int) -> np.ndarray:
     """Int64 `x` modulo 2^bits, in [-2^(bits-1), 2^(bits-1)): what a field of `bits` bits keeps."""
     half = 1 << (bits - 1)
     return ((x + half) & ((1 << bits) - 1)) - half
+
+
+def coordinate_bound(clip: float, size: int, tail: float) -> float:
+    """What no coordinate of a randomly rotated vector of L2 norm `clip` exceeds, but with probability about `tail`.
+
+    clip sqrt(2 ln(2 size / tail) / size), a union bound over `size` normal coordinates; never more than `clip`.
+    """
+    return clip * min(1.0, math.sqrt(2 * math.log(2 * size / tail) / size))
+
+
+def sphere_coordinates(size: int, points: int = 4000) -> np.ndarray:
+    """Coordinates of a uniform direction in `size` dimensions at equally likely points: float64 [points]."""
+    if size == 1:
+        return np.ones(points)
+    from scipy.special import betaincinv
+
+    u = (np.arange(points // 2) + 0.5) / (points // 2)
+    half = np.sqrt(betaincinv(0.5, (size - 1) / 2, u))  # the square is Beta(1/2, (D-1)/2)
+    half *= math.sqrt(1 / size / float(np.mean(half**2)))  # the squares add up to 1 over the vector
+    return np.concatenate([-half[::-1], half])

@@ -63,6 +63,20 @@ class Guarantee:
     sampling: str = "none: every client takes part"
 
 
+@dataclass(frozen=True)
+class Accounts:
+    """Epsilon of one release at its delta by two accountants, beside the claim; NaN where an accountant has none.
+
+    Attributes:
+        pld: from privacy loss distributions. Under secure aggregation that of one bad pair of neighbours, composed over
+            the coordinates that it moves: shown, and never claimed, because another pair may be worse.
+        rdp: from Rényi divergences.
+    """
+
+    pld: float
+    rdp: float
+
+
 class Release(Protocol):
     """A mechanism calibrated for one setting.
 
@@ -96,6 +110,18 @@ class Release(Protocol):
 
         Raises:
             ValueError: the vectors are of another shape than the setting's, or not finite.
+        """
+        ...
+
+    def accounts(self) -> Accounts:
+        """Epsilon by both accountants."""
+        ...
+
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        """What those who are not trusted see of clients' `values` [n] in one dimension, `draws` times: numbers [draws].
+
+        For audits of a release calibrated for one coordinate. Under local trust it is the first client's message, else
+        the sum, before any post-processing. It runs the code that `estimate` runs.
         """
         ...
 

@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedbound.privacy import accounting, transforms
-from fedbound.privacy.mechanisms import Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
 from fedbound.registry import MECHANISMS, Options
 
 
@@ -65,3 +65,12 @@ class GaussianRelease:
             sent = transforms.clip_l2(block, self.setting.clip).astype(np.float32)
             total += transforms.clip_l2(sent, self.setting.clip).sum(axis=0)  # the server trusts no client's norm
         return (total + rng.normal(scale=self.noise, size=len(total))) / self.setting.clients
+
+    def accounts(self) -> Accounts:
+        rdp = np.array(accounting.ORDERS) / (2 * (self.noise / self.setting.clip) ** 2)
+        delta = self.setting.delta
+        return Accounts(self.guarantee.epsilon, accounting.rdp_epsilon(accounting.ORDERS, rdp, delta))
+
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        total = transforms.clip_l2(values[:, None], self.setting.clip).sum()
+        return total + rng.normal(scale=self.noise, size=draws)

@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedbound.privacy import accounting, transforms
-from fedbound.privacy.mechanisms import Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
 from fedbound.registry import MECHANISMS, Options
 
 
@@ -67,3 +67,12 @@ class LaplaceRelease:
             sent = transforms.clip_l1(block, self.setting.clip).astype(np.float32)
             total += transforms.clip_l1(sent, self.setting.clip).sum(axis=0)  # the server trusts no client's norm
         return (total + rng.laplace(scale=self.scale, size=len(total))) / self.setting.clients
+
+    def accounts(self) -> Accounts:
+        rdp = accounting.laplace_rdp(accounting.ORDERS, self.scale / self.setting.clip)
+        rdp_epsilon = accounting.rdp_epsilon(accounting.ORDERS, rdp, self.setting.delta)
+        return Accounts(self.guarantee.epsilon, rdp_epsilon)
+
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        total = transforms.clip_l1(values[:, None], self.setting.clip).sum()
+        return total + rng.laplace(scale=self.scale, size=draws)

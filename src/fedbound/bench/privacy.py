@@ -1,0 +1,166 @@
+"""Published figures of private mean estimation and accounting beside ours, audits, and speeds.
+
+Settings, sources and what was expected are in `privacy_anchors.py`. A case whose difference exceeds its tolerance is
+marked and explained; the exit code does not depend on it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedbound.bench import privacy_audits
+from fedbound.bench.privacy_anchors import GROUPS, Anchor
+from fedbound.bench.rows import Row, aligned, find
+
+BENCH = "privacy"
+_SEPARATOR = ": "
+
+
+def run(quick: bool, say: Callable[[str], None]) -> list[Row]:
+    """Compute every anchor, then measure speeds; returns the rows."""
+    rows: list[Row] = []
+    for group in GROUPS:
+        started = time.perf_counter()
+        anchors = list(group(quick))
+        for anchor in anchors:
+            rows += _rows(anchor)
+        seconds = time.perf_counter() - started
+        met = sum(anchor.met for anchor in anchors)
+        say(f"{anchors[0].group}: {met} of {len(anchors)} within tolerance, {seconds:.1f} s")
+    rows += privacy_audits.run(BENCH, 10**5 if quick else 10**6, say)
+    return rows + speeds(quick, say)
+
+
+def _rows(anchor: Anchor) -> list[Row]:
+    case = f"{anchor.group}{_SEPARATOR}{anchor.case}"
+    figures = {"ours": anchor.ours, "expected": anchor.expected, "published": anchor.published}
+    rows = [Row(BENCH, case, "", name, float(value), anchor.unit) for name, value in figures.items()]
+    rows += [
+        Row(BENCH, case, "", "difference", anchor.difference, "1"),
+        Row(BENCH, case, "", "tolerance", anchor.tolerance, "1"),
+        Row(BENCH, case, "", "met", float(anchor.met), "1"),
+    ]
+    return [*rows, Row(BENCH, case, "", "remark", anchor.why, "")] if anchor.why else rows
+
+
+def speeds(quick: bool, say: Callable[[str], None]) -> list[Row]:
+    """Accounting of a large PBM run, and coordinates per second of noise, rotation and rounding, on one core."""
+    rows: list[Row] = []
+
+    def add(case: str, metric: str, value: float, unit: str) -> None:
+        rows.append(Row(BENCH, case, "", metric, value, unit))
+        say(f"{case}: {metric} {value:.4g} {unit}")
+
+    _large(add)
+    size = 1 << (18 if quick else 22)
+    for name, work in _works(size).items():
+        times = []
+        for _ in range(3):
+            started = time.process_time()  # others may use the machine
+            work()
+            times.append(time.process_time() - started)
+        add(f"speed: {name}", "coordinates", size / min(times), "1/s")
+    return rows
+
+
+def _large(add: Callable[[str, str, float, str], None]) -> None:
+    from fedbound.privacy import accounting, loss
+    from fedbound.privacy.mechanisms import pbm
+
+    clients, trials, dimension, rounds, theta, delta = 100, 4, 10**6, 1000, 1e-4, 1e-6
+    case = "accounting: PBM, d 10^6, 1000 rounds"
+    started = time.process_time()
+    one = loss.from_pairs([(p, q) for _, p, q in pbm.sum_pairs(clients, trials, theta)])
+    epsilon = loss.rounds_epsilon(one, dimension, 1.0, rounds, delta)
+    add(case, "seconds", time.process_time() - started, "s")
+    limit = accounting.gaussian_epsilon(
+        1 / (trials * theta * math.sqrt(dimension * rounds / (clients * trials / 4))), delta
+    )
+    add(case, "epsilon", epsilon, "1")
+    add(case, "over_gaussian_limit", epsilon / limit, "1")
+
+
+def _works(size: int) -> dict[str, Callable[[], object]]:
+    from fedbound.privacy import transforms
+    from fedbound.privacy.mechanisms import ddgauss
+
+    rng = np.random.default_rng(0)
+    vector = rng.standard_normal((1, size))
+    signs = transforms.random_signs(size, rng)
+    bias = 0.5 + 0.1 * np.clip(vector, -1, 1)
+    limit = 4.0 * float(np.square(vector * 20).sum() + size)
+    return {
+        "skellam noise (two Poisson variables of rate 8)": lambda: rng.poisson(8.0, size) - rng.poisson(8.0, size),
+        "pbm counts (16 coins)": lambda: rng.binomial(16, bias),
+        "discrete Gaussian noise (sigma 4)": lambda: ddgauss.discrete_gaussian(4.0, (size,), rng),
+        "rotation": lambda: transforms.rotate(vector, signs),
+        "stochastic rounding": lambda: transforms.conditional_round(vector * 20, limit, rng),
+    }
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One table per group, marked where a tolerance was not met, and the speeds."""
+    parts = []
+    cases = list(dict.fromkeys(row.case for row in rows if row.metric == "ours"))
+    remarks = {row.case: str(row.value) for row in rows if row.metric == "remark"}
+    for group in dict.fromkeys(case.split(_SEPARATOR + case.rsplit(_SEPARATOR, 1)[1])[0] for case in cases):
+        own = [case for case in cases if case.rsplit(_SEPARATOR, 1)[0] == group]
+        lines = []
+        for case in own:
+            figures = [find(rows, name, case) for name in ("published", "expected", "ours")]
+            texts = ["" if math.isnan(value) else f"{value:.4g}" for value in figures]
+            difference = f"{100 * find(rows, 'difference', case):+.1f}"
+            met = "" if find(rows, "met", case) else "no"
+            lines.append(
+                (case.rsplit(_SEPARATOR, 1)[1], *texts, difference, f"{100 * find(rows, 'tolerance', case):g}", met)
+            )
+        head = (group, "published", "expected", "ours", "difference %", "allowed %", "met")
+        notes = dict.fromkeys(remarks[case] for case in own if case in remarks)
+        parts.append("\n".join([aligned(head, lines), *(f"  {note}" for note in notes)]))
+    audited = list(dict.fromkeys(row.case for row in rows if row.metric == "claimed"))
+    if audited:
+        names = ("claimed", "audited", "audited_gaussian")
+        lines = []
+        for case in audited:
+            values = [find(rows, name, case) for name in names]
+            texts = ["" if math.isnan(value) else f"{value:.3f}" for value in values]
+            lines.append((case, *texts, "yes" if find(rows, "exceeds", case) else ""))
+        parts.append(aligned(("epsilon", "claimed", "audited", "if Gaussian", "exceeds"), lines))
+    speed = [row for row in rows if row.case.startswith(("speed", "accounting: PBM, d")) and row.metric != "remark"]
+    if speed:
+        lines = [(f"{row.case}, {row.metric}", f"{float(row.value):.4g}", row.unit) for row in speed]
+        parts.append(aligned(("speed, one core", "value", "unit"), lines))
+    return "\n\n".join(parts)
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Every anchor's difference from its target against its tolerance."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from fedbound.report.plots import COLOURS, GREY
+
+    cases = list(dict.fromkeys(row.case for row in rows if row.metric == "ours"))
+    groups = list(dict.fromkeys(case.rsplit(_SEPARATOR, 1)[0] for case in cases))
+    figure, axes = plt.subplots(figsize=(9, 0.9 * len(groups) + 1.5), layout="constrained")
+    for index, group in enumerate(groups):
+        own = [case for case in cases if case.rsplit(_SEPARATOR, 1)[0] == group]
+        shares = [find(rows, "difference", case) / find(rows, "tolerance", case) for case in own]
+        heights = index + np.linspace(-0.25, 0.25, len(own)) if len(own) > 1 else [index]
+        axes.plot(shares, heights, ".", color=COLOURS[index % len(COLOURS)])
+    axes.axvspan(-1, 1, color=GREY, alpha=0.15)
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_yticks(range(len(groups)), groups, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("difference from the target, in tolerances (grey: met)")
+    axes.grid(alpha=0.3, axis="x")
+    figure.savefig(path, dpi=140)
+    plt.close(figure)

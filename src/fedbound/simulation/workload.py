@@ -9,6 +9,7 @@ import numpy as np
 
 from fedbound.artifacts import Artifact
 from fedbound.errors import InputError
+from fedbound.simulation.draws import Pool
 from fedbound.simulation.platform import PerClient, Star, vector
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ class Workload:
         aggregate_seconds: server time to fold one decoded update.
         message_seconds: server time for each message that is neither decoding nor folding.
         steps: local steps that train_seconds stands for; a scheduler that asks for other steps scales by them.
-        other_seconds: (n,) float64, what else a round costs a client: loading the model, packing, saving.
+        other_seconds: (n,) float64, what else a round costs a client: packing, saving.
+        load_seconds: (n,) float64, decoding the model message.
+        downlink_seconds: server time to encode the model, once for each version that is sent.
+        variation: factors, equally likely, one of which is drawn for each task's training time; None for no variation.
+        seed: of those draws.
 
     Raises:
         InputError: a time is negative, a size not positive, or either no finite number.
@@ -50,14 +55,21 @@ class Workload:
     message_seconds: float = 0.0
     steps: float = 1.0
     other_seconds: PerClient = 0.0
+    load_seconds: PerClient = 0.0
+    downlink_seconds: float = 0.0
+    variation: np.ndarray | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         count = len(np.atleast_1d(self.train_seconds))
-        for key in ("train_seconds", "encode_seconds", "evaluate_seconds", "other_seconds"):
+        for key in ("train_seconds", "encode_seconds", "evaluate_seconds", "other_seconds", "load_seconds"):
             object.__setattr__(self, key, vector(key, getattr(self, key), count, "seconds from 0", lambda x: x >= 0))
         for key in ("up_bytes", "down_bytes"):
             object.__setattr__(self, key, vector(key, getattr(self, key), count, "bytes above 0", lambda x: x > 0))
-        for key in ("decode_seconds", "aggregate_seconds", "message_seconds"):
+        if self.variation is not None:
+            good = vector("variation", self.variation, None, "factors from 0", lambda x: x >= 0)
+            object.__setattr__(self, "variation", good)
+        for key in ("decode_seconds", "aggregate_seconds", "message_seconds", "downlink_seconds"):
             if not 0 <= getattr(self, key) < np.inf:
                 raise InputError(f"{key}: {getattr(self, key)} is refused; give seconds from 0")
         if not 0 < self.steps < np.inf:
@@ -65,6 +77,10 @@ class Workload:
 
     def __len__(self) -> int:
         return len(self.train_seconds)
+
+    def pool(self) -> Pool | None:
+        """Where each task's factor is drawn from; None without variation."""
+        return None if self.variation is None else Pool(self.variation, self.seed)
 
 
 def check_match(profile: Artifact, run: Artifact) -> None:

@@ -57,6 +57,12 @@ class SimGrid:
         self.events += 1
         self._wanted.append(["transfer", int(direction), client, float(size), float(delay)])
 
+    def cancel(self, direction: Direction, client: int) -> None:
+        self._wanted.append(["cancel", int(direction), client])
+
+    def rescale(self, client: int, factor: float) -> None:
+        self._wanted.append(["rescale", client, float(factor)])
+
     def timer(self, time: float, key: int) -> None:
         time = max(time, self.now)
         self._asked += 1

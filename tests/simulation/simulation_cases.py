@@ -81,7 +81,9 @@ def random_case(
         variation=draw.lognormal(0, 0.3, 50),
         seed=seed,
     )
-    long = float(workload.train_seconds.mean() + workload.down_bytes.mean() * count / min(star.server_down, 1e6 * count))
+    long = float(
+        workload.train_seconds.mean() + workload.down_bytes.mean() * count / min(star.server_down, 1e6 * count)
+    )
     if changes:
         rows = zip(
             3 * long * draw.random(4), [SERVER, *draw.integers(0, count, 3)], draw.lognormal(0, 0.7, 4), strict=True

@@ -27,6 +27,11 @@ class Worker:
         self.clients: list[Any] = []
         self.links: list[tuple[Any, float]] = []
         self.server_links: list[tuple[Any, float]] = []
+        self.factors: dict[int, float] = {}
+        self.peaks: dict[int, float] = dict(star["peaks"])
+        self.lifts: list[Any] = []
+        self.free_lifts: list[int] = []
+        self.lifted: dict[int, list[int]] = {}
         self.moves: dict[tuple[int, int], Any] = {}
         self.tickets: dict[tuple[int, int], int] = {}  # of the transfer that is wanted; a cancelled one is outdated
         self.moving: set[tuple[int, int]] = set()
@@ -82,6 +87,9 @@ class Worker:
         if kind == "timer":
             self._timer_due(int(numbers[0]))
             return
+        if kind == "lift":
+            self._lift_over(int(numbers[0]))
+            return
         if kind == "delay":
             self._delay_over(int(numbers[0]))
             return
@@ -136,6 +144,10 @@ class Worker:
             (half.turn_on if on else half.turn_off)()
 
     def rescale(self, client: int, factor: float) -> None:
+        self.factors[client] = factor
+        self._set_bandwidth(client, factor)
+
+    def _set_bandwidth(self, client: int, factor: float) -> None:
         if client >= 0:
             link, bandwidth = self.links[client]
             for half in (link.link_up, link.link_down):
@@ -147,6 +159,25 @@ class Worker:
     def _begin(self, direction: int, client: int) -> None:
         self.moving.add((direction, client))
         self._move(direction, client).enqueue_firings(1)
+        changing = [end for end in (client, -1) if end in self.peaks]
+        if changing:
+            self._lift(changing)
+
+    def _lift(self, ends: list[int]) -> None:
+        """Let the transfer that is about to begin see the highest bandwidths, for no time at all."""
+        for end in ends:
+            self._set_bandwidth(end, self.peaks[end])
+        if not self.free_lifts:
+            self.free_lifts.append(len(self.lifts))
+            self.lifts.append(self.sg.ExecTask.init(f"lift {len(self.lifts)}", 0.0, self.clock))
+        index = self.free_lifts.pop()
+        self.lifted[index] = ends
+        self.lifts[index].enqueue_firings(1)
+
+    def _lift_over(self, index: int) -> None:
+        for end in self.lifted.pop(index):
+            self._set_bandwidth(end, self.factors.get(end, 1.0))
+        self.free_lifts.append(index)
 
     def _move(self, direction: int, client: int) -> Any:
         if (direction, client) not in self.moves:

@@ -90,6 +90,8 @@ class Result:
         rounds: one entry per aggregation.
         seconds: when the federation was over.
         arrivals: (n,) float64, each client's last time from dispatch to arrival at the server; NaN where it had none.
+        tasks: (n, 4) float64, when each client's last task that arrived was dispatched, downloaded, computed and had
+            arrived; NaN where there was none.
         up_bytes, down_bytes: delivered payload, headers included.
         uplink_utilisation, downlink_utilisation: busy share of the server's link, of its nominal capacity where that
             changes; 0 where it is infinite.
@@ -103,6 +105,7 @@ class Result:
     rounds: list[Round]
     seconds: float
     arrivals: np.ndarray
+    tasks: np.ndarray
     up_bytes: float
     down_bytes: float
     uplink_utilisation: float
@@ -120,6 +123,7 @@ def simulate(
     scheduler: Scheduler,
     engine: str | dict[str, Any] = "fluid",
     availability: Availability | None = None,
+    updates: int | None = None,
 ) -> Result:
     """Run `scheduler` over simulated clients until it finishes.
 
@@ -129,6 +133,7 @@ def simulate(
         scheduler: from `fedbound.federation.schedulers.get`, fresh; it is used up.
         engine: a registered engine's name, or a choice `{"name": ..., **options}`.
         availability: when clients are away; None for never.
+        updates: end after the aggregation that folds this many, though the scheduler would go on; None for its own end.
 
     Raises:
         InputError: workload and platform differ in clients; the scheduler cannot work with so many; the engine is
@@ -140,7 +145,7 @@ def simulate(
             f"the workload has {len(workload)} clients and the platform {len(platform)}; give the same number to both"
         )
     scheduler.check(len(workload))
-    return _Federation(workload, platform, scheduler, engines.get(engine)(platform), availability).run()
+    return _Federation(workload, platform, scheduler, engines.get(engine)(platform), availability, updates).run()
 
 
 # What the driver itself asks an engine's timer for. An engine's timer carries one whole number: from 0, a timer of the
@@ -157,6 +162,7 @@ class _Federation:
         scheduler: Scheduler,
         engine: Engine,
         availability: Availability | None,
+        updates: int | None,
     ):
         count = len(workload)
         self.workload = workload
@@ -164,6 +170,7 @@ class _Federation:
         self.scheduler = scheduler
         self.engine = engine
         self.availability = availability
+        self.left = updates  # to be folded; None where the scheduler decides
         self.links = [
             Admission(engine, Direction.DOWN, _doubles(workload.down_bytes), star.slots),
             Admission(engine, Direction.UP, _doubles(workload.up_bytes), star.slots),
@@ -180,6 +187,7 @@ class _Federation:
         self.dispatched = array("d", bytes(8 * count))
         self.downloaded = array("d", bytes(8 * count))
         self.arrived = array("d", [np.nan]) * count
+        self.tasks = [array("d", [np.nan]) * count for _ in range(3)]  # of what has arrived: the times before that
         self.version_sent = array("q", bytes(8 * count))
         self.processor_free = 0.0
         self.processor_work = 0.0
@@ -221,7 +229,11 @@ class _Federation:
     def update_received(self, client: int) -> None:
         now = self.engine.now
         self.arrived[client] = now
-        self.computed += self.computing[client] + self.encode[client]
+        work = self.computing[client] + self.encode[client]
+        self.computed += work
+        downloaded = self.downloaded[client]
+        for times, time in zip(self.tasks, (self.dispatched[client], downloaded, downloaded + work), strict=True):
+            times[client] = time
         self.links[Direction.UP].ended(client)
         self.status[client] = _WAITING
         self.occupy(self.workload.message_seconds)
@@ -288,6 +300,8 @@ class _Federation:
             return
         for action in self.scheduler.handle(event):
             self.act(action)
+            if self.finished:
+                return
 
     def act(self, action: Action) -> None:
         match action:
@@ -336,6 +350,10 @@ class _Federation:
         self.use_up(silos)
         end = self.occupy(len(members) * (self.workload.decode_seconds + self.workload.aggregate_seconds))
         self.rounds.append(self.account(members, end))
+        if self.left is not None:
+            self.left -= len(members)
+            if self.left <= 0:
+                self.act(Finish())
 
     def use_up(self, silos: Sequence[int]) -> None:
         for client in silos:
@@ -366,10 +384,12 @@ class _Federation:
     def result(self) -> Result:
         end = self.occupy(0.0)
         down, up = self.links
+        tasks = np.stack([*map(_view, self.tasks), _view(self.arrived)], axis=1)
         return Result(
             rounds=self.rounds,
             seconds=end,
-            arrivals=_view(self.arrived) - _view(self.dispatched),
+            arrivals=tasks[:, 3] - tasks[:, 0],
+            tasks=tasks,
             up_bytes=up.moved,
             down_bytes=down.moved,
             uplink_utilisation=self.utilisation(up, end),

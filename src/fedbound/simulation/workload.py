@@ -116,7 +116,8 @@ def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tupl
 
     Training time is the median over silos of their profiled time, times `compute_scale`, times lognormal(0,
     compute_spread); bandwidth is `client_bandwidth` times lognormal(0, bandwidth_spread). All training times are drawn
-    first, then all bandwidths. Payloads are the run's mean messages, in whole bytes (SimGrid moves no fractions).
+    first, then all bandwidths, then the stragglers, if any. From task to task the time varies as that of the profiled
+    silos did from round to round. Payloads are the run's mean messages, in whole bytes (SimGrid moves no fractions).
     """
     count = simulation.clients
     costs, server = silo_costs(profile), profile["server"].iloc[0]
@@ -126,6 +127,9 @@ def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tupl
     train *= costs["train_seconds"].median() * simulation.compute_scale
     bandwidth = draw.lognormal(0, simulation.bandwidth_spread, count)
     bandwidth *= simulation.client_bandwidth * MEGABIT
+    if simulation.stragglers:
+        slow = draw.permutation(count)[: round(simulation.stragglers * count)]
+        train[slow] *= simulation.straggler_factor
     capacity = simulation.server_bandwidth * MEGABIT
     workload = Workload(
         train_seconds=train,
@@ -137,8 +141,20 @@ def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tupl
         aggregate_seconds=float(server["aggregate_seconds"]),
         message_seconds=float(server["message_seconds"]),
         steps=costs["steps"].mean(),
+        load_seconds=costs["model_seconds"].median(),
+        downlink_seconds=float(server["downlink_seconds"]),
+        variation=variation(profile),
+        seed=simulation.seed,
     )
-    return workload, Star(capacity, capacity, bandwidth, simulation.latency)
+    return workload, Star(capacity, capacity, bandwidth, simulation.latency, slots=simulation.slots)
+
+
+def variation(profile: Artifact) -> np.ndarray | None:
+    """Each profiled training time over its silo's median; None where nothing varied."""
+    silos = profile["silos"]
+    medians = silos.groupby("silo").train_seconds.transform("median")
+    factors: np.ndarray = (silos.train_seconds / medians)[medians > 0].to_numpy(np.float64)
+    return factors if len(factors) and (factors != 1).any() else None
 
 
 def silo_costs(profile: Artifact) -> pd.DataFrame:

@@ -25,6 +25,7 @@ BENCHES = {
     "codecs": "ratio, speed and error of every codec on synthetic tails and on a model's real weights and updates",
     "exchange": "accuracy and bytes both ways: FedSZ's recipe, ours, and what each part of ours brings",
     "simulate": "wall time, memory and cost per event of the simulator at 100 to 1,000,000 clients, beside SimGrid",
+    "predict": "round times predicted from one profiled setting against measured ones, over MPI with shaped links",
 }
 Say = Callable[[str], None]
 

@@ -36,7 +36,9 @@ from fedbound.simulation.workload import Workload
 
 CHOICES = st.one_of(
     st.just({"name": "async"}),
-    st.builds(lambda k: {"name": "buffered", "buffer": k}, st.integers(1, 9)),
+    st.builds(
+        lambda k: {"name": "buffered", "buffer": k}, st.one_of(st.integers(1, 9), st.floats(0.01, 0.99))
+    ),
     st.builds(
         lambda low, more, factor, beta: {
             "name": "compass", "q_min": low, "q_max": low + more, "latest_time_factor": factor, "speed_momentum": beta,
@@ -232,6 +234,15 @@ def test_buffered_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize(("share", "size"), [(0.5, 2), (0.51, 3), (0.01, 1), (0.75, 3)])
+def test_a_buffer_may_be_a_share_of_the_silos(share: float, size: int) -> None:
+    scheduler = schedulers.get("buffered", rounds=2, buffer=share)
+    scheduler.check(4)
+    scheduler.handle(Start(4))
+    arrivals = [scheduler.handle(Arrived(silo)) for silo in range(size)]
+    assert arrivals == [[]] * (size - 1) + [[Aggregate(list(range(size))), Dispatch(list(range(size)))]]
+
+
 def test_a_buffer_larger_than_the_living_does_not_wait_for_ever() -> None:
     follow(
         schedulers.get("buffered", rounds=2, buffer=3),
@@ -418,6 +429,8 @@ def test_without_silos_the_run_ends_at_once(name: str) -> None:
         ("async", {"buffer": 2}, "unknown key 'buffer'"),
         ("buffered", {"buffer": 0}, "buffer: 0 is refused"),
         ("buffered", {"buffer": True}, "buffer: True is refused"),
+        ("buffered", {"buffer": 1.0}, "buffer: 1.0 is refused: give a share above 0 and below 1, or a whole number"),
+        ("buffered", {"buffer": 0.0}, "buffer: 0.0 is refused"),
         ("compass", {"q_min": 0}, "q_min: 0 is refused"),
         ("compass", {"q_min": 101}, "q_min 101 is above q_max 100; give a q_min of at most q_max"),
         ("compass", {"q_max": 19}, "q_min 20 is above q_max 19"),

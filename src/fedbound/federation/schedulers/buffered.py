@@ -48,7 +48,7 @@ class BufferedOptions(Options):
 
     buffer: int | float = Field(
         default=3,
-        description="updates that are aggregated together (FedBuff's K): a share of the silos below 1, or a whole number",
+        description="updates aggregated together (FedBuff's K): a share of the silos below 1, or a whole number",
     )
 
     @field_validator("buffer")
@@ -90,8 +90,8 @@ class Buffered:
         """Raise InputError where `silos` silos can never fill the buffer."""
         if self._share(silos) > silos:
             raise InputError(
-                f"scheduler 'buffered': buffer: {self.buffer_size} is refused: each of the {silos} silos has at most one "
-                f"update waiting; give at most {silos}"
+                f"scheduler 'buffered': buffer: {self.buffer_size} is refused: each of the {silos} silos has at most "
+                f"one update waiting; give at most {silos}"
             )
 
     def _share(self, silos: int) -> int:

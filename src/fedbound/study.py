@@ -243,7 +243,7 @@ class Simulation(Section):
     rounds: int = Field(
         default=3,
         ge=1,
-        description="rounds simulated; of a scheduler without rounds, as many updates as so many rounds of all clients",
+        description="rounds simulated; a scheduler without rounds gets as much local work as so many rounds of all are",
     )
     server_bandwidth: float = Field(default=1000.0, gt=0, description="server link, megabits per second each way")
     client_bandwidth: float = Field(default=100.0, gt=0, description="median client link, megabits per second")

@@ -320,7 +320,7 @@ def simulated_times(frames: Frames) -> tuple[Any, str]:
     more = f" {MOST} of {len(lines)} series are shown; the tables have all." if len(lines) > MOST else ""
     return figure, (
         "All clients share the server's link; costs are those of the profile. Of a scheduler without rounds, a round "
-        f"is the time in which as many updates are folded as there are clients.{more}"
+        f"is the time for as much local work.{more}"
     )
 
 

@@ -36,7 +36,7 @@ def time_to_target(frames: Frames) -> tuple[Any, str]:
     curves = ", ".join(sorted(set(reached.curve)))
     more = f" {MOST} of {len(groups)} series are shown; the tables have all." if len(groups) > MOST else ""
     return figure, (
-        f"Target: {target} accuracy or more. Updates per client until then are those of the run (scheduler {curves}); "
+        f"Target: {target} accuracy or more. Local steps per client until then are the run's (scheduler {curves}); "
         f"what another scheduler's staleness does to accuracy is not in it.{more}"
     )
 

@@ -63,6 +63,7 @@ class Round:
         slowest: client that arrived last.
         clients: number of updates folded.
         staleness: mean number of versions that the model aged while its clients worked.
+        work: local steps folded, over the workload's `steps`; as many as clients where the scheduler leaves them alone.
     """
 
     round: int
@@ -76,6 +77,7 @@ class Round:
     slowest: int
     clients: int
     staleness: float
+    work: float
 
     @property
     def seconds(self) -> float:
@@ -123,7 +125,7 @@ def simulate(
     scheduler: Scheduler,
     engine: str | dict[str, Any] = "fluid",
     availability: Availability | None = None,
-    updates: int | None = None,
+    work: float | None = None,
 ) -> Result:
     """Run `scheduler` over simulated clients until it finishes.
 
@@ -133,7 +135,8 @@ def simulate(
         scheduler: from `fedbound.federation.schedulers.get`, fresh; it is used up.
         engine: a registered engine's name, or a choice `{"name": ..., **options}`.
         availability: when clients are away; None for never.
-        updates: end after the aggregation that folds this many, though the scheduler would go on; None for its own end.
+        work: end with the aggregation that brings the work of all rounds to this, though the scheduler would go on;
+            None for its own end.
 
     Raises:
         InputError: workload and platform differ in clients; the scheduler cannot work with so many; the engine is
@@ -145,13 +148,14 @@ def simulate(
             f"the workload has {len(workload)} clients and the platform {len(platform)}; give the same number to both"
         )
     scheduler.check(len(workload))
-    return _Federation(workload, platform, scheduler, engines.get(engine)(platform), availability, updates).run()
+    return _Federation(workload, platform, scheduler, engines.get(engine)(platform), availability, work).run()
 
 
 # What the driver itself asks an engine's timer for. An engine's timer carries one whole number: from 0, a timer of the
 # scheduler; below 0, one of these with its client and a number that tells outdated timers.
 _JOIN_DOWN, _JOIN_UP, _LEAVE, _RETURN, _CHANGE = range(5)
 _KINDS = 5
+_ROUNDING = 1e-9  # of a task's work
 
 
 class _Federation:
@@ -162,7 +166,7 @@ class _Federation:
         scheduler: Scheduler,
         engine: Engine,
         availability: Availability | None,
-        updates: int | None,
+        work: float | None,
     ):
         count = len(workload)
         self.workload = workload
@@ -170,7 +174,7 @@ class _Federation:
         self.scheduler = scheduler
         self.engine = engine
         self.availability = availability
-        self.left = updates  # to be folded; None where the scheduler decides
+        self.left = work  # to be folded; None where the scheduler decides
         self.links = [
             Admission(engine, Direction.DOWN, _doubles(workload.down_bytes), star.slots),
             Admission(engine, Direction.UP, _doubles(workload.up_bytes), star.slots),
@@ -183,6 +187,7 @@ class _Federation:
         self.away = bytearray(count)
         self.absences = array("q", bytes(8 * count)) if availability else array("q")
         self.task = array("q", bytes(8 * count))  # number of tasks begun or lost: tells outdated timers
+        self.share = array("d", bytes(8 * count))  # of the workload's steps
         self.computing = array("d", bytes(8 * count))
         self.dispatched = array("d", bytes(8 * count))
         self.downloaded = array("d", bytes(8 * count))
@@ -339,6 +344,7 @@ class _Federation:
             self.task[client] += 1
             self.version_sent[client] = version
             self.dispatched[client] = start
+            self.share[client] = share
             train = self.train[client] * share
             if self.variation:
                 train *= self.variation.draw(client, self.task[client])
@@ -351,8 +357,8 @@ class _Federation:
         end = self.occupy(len(members) * (self.workload.decode_seconds + self.workload.aggregate_seconds))
         self.rounds.append(self.account(members, end))
         if self.left is not None:
-            self.left -= len(members)
-            if self.left <= 0:
+            self.left -= self.rounds[-1].work
+            if self.left <= _ROUNDING:
                 self.act(Finish())
 
     def use_up(self, silos: Sequence[int]) -> None:
@@ -379,6 +385,7 @@ class _Federation:
             slowest=int(members[last]),
             clients=len(members),
             staleness=float(len(self.rounds) - versions.mean()),
+            work=float(_view(self.share)[members].sum()),
         )
 
     def result(self) -> Result:

@@ -78,15 +78,19 @@ def _inputs(scenario: SimulateScenario, inputs: Mapping[str, Path]) -> tuple[Art
 
 
 def _course(simulation: Simulation) -> dict[str, Any]:
-    """Scheduler, engine, absences, and when to stop: sync has rounds, the others are given as many updates."""
-    updates = None if simulation.scheduler["name"] == "sync" else simulation.rounds * simulation.clients
+    """Scheduler, engine, absences, and when to stop: sync has rounds, the others are given as much work."""
+    work = None if simulation.scheduler["name"] == "sync" else simulation.rounds * simulation.clients
+    most = _MOST_AGGREGATIONS * work if work else simulation.rounds
     away = None if simulation.present is None else Churn(simulation.present, simulation.absent, simulation.seed)
     return {
-        "scheduler": make_scheduler(simulation.scheduler, updates or simulation.rounds, simulation.seed),
+        "scheduler": make_scheduler(simulation.scheduler, most, simulation.seed),
         "engine": simulation.engine,
         "availability": away,
-        "updates": updates,
+        "work": work,
     }
+
+
+_MOST_AGGREGATIONS = 1000  # for each task of work: compass may give tasks of few steps
 
 
 def _rounds(result: Result) -> Table:
@@ -114,7 +118,8 @@ def _summary(
     bound = exchange.bound
     folded = [r.clients for r in result.rounds]
     updates = sum(folded)
-    epoch = result.seconds * simulation.clients / updates if updates else float("nan")
+    work = sum(r.work for r in result.rounds)
+    epoch = result.seconds * simulation.clients / work if work else float("nan")
     target = simulation.target or 0.99 * float(run["rounds"]["accuracy"].max())
     epochs = epochs_to(run, target)
     row = {

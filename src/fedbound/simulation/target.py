@@ -10,18 +10,20 @@ from fedbound.simulation.workload import MEGABIT, Workload
 
 
 def epochs_to(run: Artifact, target: float) -> float:
-    """Updates per silo after which the run's accuracy first reached `target`; infinite where it never did.
+    """Rounds' work per silo after which the run's accuracy first reached `target`; infinite where it never did.
 
-    This is what carries over from the run to a population of another size: that as many updates per client bring the
-    same accuracy. It holds for the run's own scheduler; another one's staleness is not in it.
+    One round's work is the mean local steps of the run's updates. It is what carries over from the run to a population
+    of another size: that as many local steps per client bring the same accuracy. That holds for the run's own
+    scheduler; another one's staleness is not in it.
     """
     rounds = run["rounds"].sort_values("round")
     silos = int(run.scenario["data"]["silos"])
     reached = rounds[rounds["accuracy"] >= target]
     if reached.empty:
         return float("inf")
-    first = int(reached["round"].iloc[0])
-    return float((run["silos"]["round"] <= first).sum() / silos)
+    updates = run["silos"]
+    steps = updates["steps"][updates["round"] <= int(reached["round"].iloc[0])].sum()
+    return float(steps / (silos * updates["steps"].mean()))
 
 
 def raw_bytes(run: Artifact) -> float:

@@ -368,6 +368,8 @@ class _Federation:
             self.status[client] = _IDLE
 
     def account(self, members: np.ndarray, end: float) -> Round:
+        if len(members) == 1:
+            return self.account_one(int(members[0]), end)
         versions = _view(self.version_sent, np.int64)[members]
         dispatched, downloaded = _view(self.dispatched)[members], _view(self.downloaded)[members]
         arrived, computing = _view(self.arrived)[members], _view(self.computing)[members]
@@ -386,6 +388,25 @@ class _Federation:
             clients=len(members),
             staleness=float(len(self.rounds) - versions.mean()),
             work=float(_view(self.share)[members].sum()),
+        )
+
+    def account_one(self, client: int, end: float) -> Round:
+        """`account` of one client: where every update is aggregated alone, arrays of one cost a quarter of the time."""
+        dispatched, downloaded, arrived = self.dispatched[client], self.downloaded[client], self.arrived[client]
+        computing, encode = self.computing[client], self.encode[client]
+        return Round(
+            round=len(self.rounds) + 1,
+            start=dispatched,
+            end=end,
+            download=downloaded - dispatched,
+            compute=computing,
+            codec=encode,
+            upload=arrived - downloaded - computing - encode,
+            server=end - arrived,
+            slowest=client,
+            clients=1,
+            staleness=float(len(self.rounds) - self.version_sent[client]),
+            work=self.share[client],
         )
 
     def result(self) -> Result:

@@ -30,6 +30,7 @@ from fedbound.federation.schedulers import (
     Start,
     Timer,
 )
+from fedbound.federation.schedulers.compass import Compass, CompassOptions, Group, _whole
 from fedbound.simulation import simulate
 from fedbound.simulation.platform import Star
 from fedbound.simulation.workload import Workload
@@ -166,6 +167,34 @@ def test_compass_keeps_to_its_steps(seed: int, silos: int, q_min: int, more: int
     dispatches = [action for action in actions(log) if isinstance(action, Dispatch)]
     assert dispatches[0] == Dispatch(list(range(silos)), q_min + more)
     assert all(q_min <= dispatch.steps <= q_min + more for dispatch in dispatches)
+
+
+class PlainCompass(Compass):
+    """Looks at every group and at every member, as the rules are written."""
+
+    def _join(self, silo: int, now: float) -> tuple[int, int] | None:
+        low, high = self.options.q_min, self.options.q_max
+        fits = [(_whole((group.expected - now) / self.speed[silo]), key) for key, group in self.groups.items()]
+        return max(((q, key) for q, key in fits if low <= q <= high), default=None)
+
+    def _fastest(self, group: Group) -> float:
+        return min(self.speed[member] for member in group.out | group.arrived)
+
+
+@settings(max_examples=300)
+@given(
+    seed=st.integers(0, 2**32 - 1), silos=st.integers(1, 40), q_min=st.integers(1, 30), more=st.integers(0, 80),
+    factor=st.floats(1, 2), mishaps=st.sampled_from([0.0, 0.2]), jitter=st.sampled_from([0.0, 0.5, 1.5]),
+    restart_at=st.integers(-1, 60), equal=st.booleans(),
+)  # fmt: skip
+def test_compass_finds_what_a_look_at_all_groups_finds(
+    seed: int, silos: int, q_min: int, more: int, factor: float, mishaps: float, jitter: float, restart_at: int,
+    equal: bool,
+) -> None:  # fmt: skip
+    options = CompassOptions(q_min=q_min, q_max=q_min + more, latest_time_factor=factor)
+    settings = {"mishaps": mishaps, "jitter": jitter, "speeds": [1.0] * silos if equal else None}
+    fast = World(lambda: Compass(80, options), silos, seed, restart_at=restart_at, **settings).run()
+    assert fast == World(lambda: PlainCompass(80, options), silos, seed, **settings).run()
 
 
 @settings(max_examples=100)

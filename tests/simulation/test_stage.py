@@ -14,7 +14,7 @@ from fedbound import artifacts, schemas, study
 from fedbound.artifacts import Artifact, Schema, Table
 from fedbound.errors import ArtifactError, InputError
 from fedbound.simulation import Star, Workload, simulate, stage
-from fedbound.simulation.target import break_even, epochs_to
+from fedbound.simulation.target import break_even, epochs_to, raw_both_ways
 from fedbound.simulation.validation import deployment, make_scheduler, silo_overhead, validation
 from fedbound.simulation.workload import population, variation
 
@@ -204,12 +204,23 @@ def test_compression_pays_below_the_break_even() -> None:
     """A client alone on a link of that bandwidth takes as long either way."""
     raw = 1e6
     workload = Workload(np.ones(1), 0.3, 0, 2e5, 3e5, decode_seconds=0.1, load_seconds=0.05, downlink_seconds=0.02)
-    bandwidth = break_even(workload, raw) * 1e6 / 8
+    bandwidth = break_even(workload, 2 * raw) * 1e6 / 8
     star = Star(np.inf, np.inf, np.array([bandwidth]), 0.0)
     coded = simulate(workload, star, make_scheduler({"name": "sync"}, 1, 0)).seconds
     plain = simulate(Workload(np.ones(1), 0, 0, raw, raw), star, make_scheduler({"name": "sync"}, 1, 0)).seconds
     assert coded == pytest.approx(plain, rel=1e-12)
     assert np.isnan(break_even(workload, 1e5))
+
+
+def test_uncompressed_bytes_of_both_ways(run: Artifact) -> None:
+    """Four rounds of three silos; the first model is at the silos already."""
+    rounds = [{"round": r, "raw_down": 0 if r < 2 else 3 * 600} for r in range(5)]
+    updates = run["silos"].assign(raw_up=500)
+    tables = {
+        "rounds": filled(schemas.RUN_ROUNDS, rounds),
+        "silos": filled(schemas.RUN_SILOS, updates.to_dict("records")),
+    }
+    assert raw_both_ways(Artifact("train", "test", run.scenario, 0, tables)) == 500 + 450
 
 
 def test_a_buffer_beyond_the_clients_is_refused_in_the_study() -> None:

@@ -14,7 +14,7 @@ from fedbound.artifacts import Artifact, Table
 from fedbound.errors import InputError
 from fedbound.simulation.availability import Churn
 from fedbound.simulation.driver import Result, simulate
-from fedbound.simulation.target import break_even, epochs_to, raw_bytes
+from fedbound.simulation.target import break_even, epochs_to, raw_both_ways, raw_bytes
 from fedbound.simulation.validation import make_scheduler, validation
 from fedbound.simulation.workload import Workload, check_match, population
 from fedbound.study import SimulateScenario, Simulation
@@ -139,7 +139,7 @@ def _summary(
         "target_epochs": epochs,
         "target_seconds": epochs * epoch,
         "curve": run.scenario["training"]["scheduler"]["name"],
-        "break_even": break_even(workload, raw_bytes(run)),
+        "break_even": break_even(workload, raw_both_ways(run)),
         "uplink_utilisation": result.uplink_utilisation,
         "downlink_utilisation": result.downlink_utilisation,
         "server_utilisation": result.server_utilisation,

@@ -34,12 +34,22 @@ def raw_bytes(run: Artifact) -> float:
 def break_even(workload: Workload, raw: float) -> float:
     """Bandwidth of a lone client's link, Mbit/s, below which the codec saves time; NaN where it saves no bytes.
 
-    bytes saved both ways / (goodput * seconds of encoding and decoding at both ends, for this client alone)
+        bytes saved both ways / (goodput * seconds of encoding and decoding at both ends, for this client alone)
+
+    Args:
+        workload: of the scenario.
+        raw: bytes of a mean update and a mean model, uncompressed, together.
     """
-    saved = float(2 * raw - workload.up_bytes.mean() - workload.down_bytes.mean())
+    saved = raw - float(workload.up_bytes.mean() + workload.down_bytes.mean())
     seconds = float(workload.encode_seconds.mean() + workload.load_seconds.mean())
     seconds += workload.decode_seconds + workload.downlink_seconds
     if saved <= 0:
         return float("nan")
     with np.errstate(divide="ignore"):
         return float(np.divide(saved, GOODPUT_FACTOR * seconds) / MEGABIT)
+
+
+def raw_both_ways(run: Artifact) -> float:
+    """Bytes of a mean update and a mean model message, uncompressed; a model that silos had already has none."""
+    updates = run["silos"]
+    return float(updates["raw_up"].mean() + run["rounds"]["raw_down"].sum() / len(updates))

@@ -249,6 +249,10 @@ class Simulation(Section):
     client_bandwidth: float = Field(default=100.0, gt=0, description="median client link, megabits per second")
     bandwidth_spread: float = Field(default=0.5, ge=0, description="sigma of the lognormal client bandwidth")
     latency: float = Field(default=0.01, ge=0, description="one-way latency, seconds")
+    sites: int = Field(
+        default=0, ge=0, description="sites whose clients share a link; 0: none; needs the engine simgrid or auto"
+    )
+    site_bandwidth: float = Field(default=1000.0, gt=0, description="each site's link, megabits per second each way")
     slots: int | None = Field(
         default=None, ge=1, description="transfers that the server handles at once in each direction; null: all"
     )
@@ -272,6 +276,8 @@ class Simulation(Section):
             SCHEDULERS.make(self.scheduler)(rounds=1).check(self.clients)
         except InputError as error:
             raise ValueError(f"{error} (clients: {self.clients})") from None
+        if self.sites and self.engine["name"] == "fluid":
+            raise ValueError("sites are simulated by the engine simgrid alone; set engine: simgrid (or auto)")
         return self
 
 

@@ -1,4 +1,4 @@
-"""The network that is simulated: a star of clients around one server.
+"""The network that is simulated: a star of clients around one server, or a tree with sites between them.
 
 Constants are those of SimGrid's default TCP model LV08: a transfer of S bytes pays `13.01 * latency` first and then
 moves `S / 0.97` bytes; a flow's share of a contended link has the weight `1 / (latency + sum of 20537 / bandwidth)`,
@@ -75,10 +75,12 @@ class Star:
         tcp_gamma: bytes of the largest TCP window; infinite for none.
         slots: transfers that the server handles at once in each direction, first come first served; None for all.
         changes: of bandwidths over time, in any order.
+        sites: (n,) int, the site of each client, whose link it shares with the others there; None for a plain star.
+        site_bandwidth: (s,) float64, bytes/s of each site's link, each way; None for a plain star.
 
     Raises:
         InputError: a bandwidth is zero, negative or no number, a latency negative, slots below 1, a change names a
-            client that is not there.
+            client that is not there, or a client a site.
     """
 
     server_up: float
@@ -91,6 +93,8 @@ class Star:
     tcp_gamma: float = TCP_GAMMA
     slots: int | None = None
     changes: tuple[Change, ...] = ()
+    sites: np.ndarray | None = None
+    site_bandwidth: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         bandwidth = vector("client_bandwidth", self.client_bandwidth, None, "bytes/s above 0", lambda x: x > 0)
@@ -106,12 +110,28 @@ class Star:
             raise InputError(f"weight_s: {self.weight_s} is refused; give bytes above 0, or None for equal weights")
         if self.slots is not None and self.slots < 1:
             raise InputError(f"slots: {self.slots} is refused; give 1 or more, or None for all transfers at once")
+        if self.sites is not None or self.site_bandwidth is not None:
+            self._check_sites()
         for change in self.changes:
             if not SERVER <= change.client < len(bandwidth):
                 raise InputError(
                     f"a bandwidth change of client {change.client} is refused; there are clients 0 to "
                     f"{len(bandwidth) - 1}, and {SERVER} is the server"
                 )
+
+    def _check_sites(self) -> None:
+        if self.sites is None or self.site_bandwidth is None:
+            raise InputError("sites and site_bandwidth belong together; give both or neither")
+        links = vector("site_bandwidth", self.site_bandwidth, None, "bytes/s above 0", lambda x: x > 0)
+        sites = np.asarray(self.sites, np.int64)
+        if sites.shape != (len(self),):
+            raise InputError(f"sites: an array of shape {sites.shape} is refused; give one site per client")
+        for client in np.flatnonzero((sites < 0) | (sites >= len(links)))[:1]:
+            raise InputError(
+                f"sites: {sites[client]} for client {client} is refused; there are {len(links)} sites from 0"
+            )
+        object.__setattr__(self, "sites", sites)
+        object.__setattr__(self, "site_bandwidth", links)
 
     def __len__(self) -> int:
         return len(self.client_bandwidth)

@@ -54,17 +54,25 @@ class Worker:
         clock = zone.add_host("clock", _SPEED)
         clock.core_count = _CORES
         self.clock = clock.seal()
+        sites = [
+            self._split_link(zone, f"site {k}", bandwidth, 0.0)
+            for k, bandwidth in enumerate(star["site_bandwidth"] or [])
+        ]
         for index, (bandwidth, latency) in enumerate(zip(star["bandwidth"], star["latency"], strict=True)):
             host = zone.add_host(f"client {index}", _SPEED)
             host.core_count = _CORES
             host = host.seal()
-            link = zone.add_split_duplex_link(f"link {index}", bandwidth)
-            link.set_latency(latency)
-            link.seal()
-            zone.add_route(host, None, [sg.LinkInRoute(link, up)], True)
+            link = self._split_link(zone, f"link {index}", bandwidth, latency)
+            route = [link, sites[star["sites"][index]]] if sites else [link]
+            zone.add_route(host, None, [sg.LinkInRoute(part, up) for part in route], True)
             self.clients.append(host)
             self.links.append((link, bandwidth))
         zone.seal()
+
+    def _split_link(self, zone: Any, name: str, bandwidth: float, latency: float) -> Any:
+        link = zone.add_split_duplex_link(name, bandwidth)
+        link.set_latency(latency)
+        return link.seal() or link
 
     def _server_route(self, zone: Any, capacity: dict[str, float | None], arriving: bool = False) -> list[Any]:
         """The server's link one way; an empty route where it is no bottleneck."""

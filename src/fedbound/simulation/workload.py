@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -146,7 +147,11 @@ def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tupl
         variation=variation(profile),
         seed=simulation.seed,
     )
-    return workload, Star(capacity, capacity, bandwidth, simulation.latency, slots=simulation.slots)
+    star = Star(capacity, capacity, bandwidth, simulation.latency, slots=simulation.slots)
+    if simulation.sites:  # clients are dealt out to the sites in turn
+        links = np.full(simulation.sites, simulation.site_bandwidth * MEGABIT)
+        star = dataclasses.replace(star, sites=np.arange(count) % simulation.sites, site_bandwidth=links)
+    return workload, star
 
 
 def variation(profile: Artifact) -> np.ndarray | None:

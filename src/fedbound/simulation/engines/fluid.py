@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable
 from heapq import heappop, heappush
 
+from fedbound.errors import InputError
 from fedbound.registry import ENGINES, Options
 from fedbound.simulation.engines import Received, TimerDue
 from fedbound.simulation.fluid import SharedLink
@@ -23,11 +24,19 @@ def fluid(options: Options) -> Callable[[Star], Fluid]:
 
 
 class Fluid:
-    """One simulation of one star."""
+    """One simulation of one star.
+
+    Raises:
+        InputError: the platform has sites.
+    """
 
     validity = "fluid: exact, as the platform is a star with one shared link each way"
 
     def __init__(self, star: Star):
+        if star.sites is not None:
+            raise InputError(
+                "the simulation engine 'fluid' is exact for one shared link and takes no sites; choose 'simgrid'"
+            )
         self.now = 0.0
         self.events = 0
         self._star = star

@@ -142,6 +142,8 @@ def _describe(star: Star) -> dict[str, Any]:
         "bandwidth": star.client_bandwidth.tolist(),
         "latency": star.latency.tolist(),
         "peaks": [*peaks.items()],
+        "sites": None if star.sites is None else star.sites.tolist(),
+        "site_bandwidth": None if star.site_bandwidth is None else star.site_bandwidth.tolist(),
         "settings": {
             "network/bandwidth-factor": star.goodput_factor,
             # never 0: SimGrid would give each transfer the weight 1

@@ -190,6 +190,7 @@ PROFILE_SILOS = Schema(
         "down_bytes": _i("byte", "model message, header included"),
         "train_seconds": _seconds("local training, all ranks at work"),
         "evaluate_seconds": _seconds("evaluation at the silo"),
+        "model_seconds": _seconds("the silo decoding the model message and loading the model"),
         "encode_seconds": _seconds("encoding the update, bound check included"),
         "decode_seconds": _seconds("the server decoding this update"),
         "aggregate_seconds": _seconds("the server folding this update"),
@@ -227,6 +228,7 @@ PROFILE_COSTS = Schema(
         "alone_seconds": _seconds("median local training per round with the other ranks idle"),
         "evaluate_seconds": _seconds("median evaluation per round"),
         "encode_seconds": _seconds("median encoding per update"),
+        "model_seconds": _seconds("median decoding of the model message at the silo"),
         "decode_seconds": _seconds("median decoding per update at the server"),
         "latency": _seconds("one-way latency of the link, from a least-squares line through its median times"),
         "bandwidth": _f("byte/s", "bandwidth of the link, from the same line", measured=True),
@@ -236,6 +238,7 @@ PROFILE_COSTS = Schema(
 PROFILE_SERVER = Schema(
     {
         "aggregate_seconds": _seconds("median time to fold one decoded update"),
+        "downlink_seconds": _seconds("encoding the model, once for each version, median"),
         "message_seconds": _seconds("server time per message that is neither decoding, folding nor waiting, median"),
         "round_overhead_seconds": _seconds("round time beyond its slowest silo, decoding and folding, median"),
         "ranks": _i("1", "MPI ranks"),
@@ -253,11 +256,23 @@ SIMULATION_ROUNDS = Schema(
         "end": _seconds("simulated time of the new model"),
         "seconds": _seconds("end - start"),
         "download": _seconds("mean over clients: dispatch to model received"),
-        "compute": _seconds("mean over clients: training"),
+        "compute": _seconds("mean over clients: decoding the model, evaluation, training"),
         "codec": _seconds("mean over clients: encoding"),
         "upload": _seconds("mean over clients: update ready to update received"),
         "server": _seconds("server time after the last arrival: decoding and folding"),
         "slowest": _i("1", "client that arrived last", measured=True),
+        "clients": _i("1", "updates folded", measured=True),
+        "staleness": _f("1", "mean over clients: versions the model aged while they worked", measured=True),
+    }
+)
+
+SIMULATION_TIMELINE = Schema(
+    {
+        "client": _i("1", "client: at most 60, evenly spread from the first to arrive to the last", measured=True),
+        "dispatched": _seconds("the server sent the client's last task"),
+        "downloaded": _seconds("it had the model"),
+        "computed": _seconds("it had its update, encoded"),
+        "arrived": _seconds("the server had the update"),
     }
 )
 
@@ -269,9 +284,26 @@ SIMULATION_SUMMARY = Schema(
         "bound": _s("bound as written in the study"),
         "up_bytes": _f("byte", "mean update message of the measured run"),
         "down_bytes": _f("byte", "mean model message of the measured run"),
-        "round_seconds": _seconds("mean simulated time of a round"),
+        "raw_bytes": _f("byte", "the model uncompressed, without headers"),
+        "round_seconds": _seconds("mean simulated time from a round's first dispatch to its new model"),
+        "epoch_seconds": _seconds("simulated time for as much local work as one round of all clients is"),
+        "updates": _i("1", "updates folded", measured=True),
+        "update_rate": _f("1/s", "updates folded per simulated second", measured=True),
+        "staleness": _f("1", "mean over updates: versions the model aged while the client worked", measured=True),
+        "target": _f("1", "accuracy to be reached"),
+        "target_epochs": _f("1", "rounds' work per silo after which the run reached it; infinite where it did not"),
+        "target_seconds": _seconds("simulated time to it: target_epochs * epoch_seconds"),
+        "curve": _s("scheduler of the run that target_epochs is from"),
+        "break_even": _f(
+            "Mbit/s",
+            "link of a lone client below which the codec saves time; NaN where it saves no bytes",
+            measured=True,
+        ),
         "uplink_utilisation": _f("1", "busy share of the server's incoming link", measured=True),
         "downlink_utilisation": _f("1", "busy share of the server's outgoing link", measured=True),
+        "server_utilisation": _f("1", "busy share of the server's processor", measured=True),
+        "client_utilisation": _f("1", "mean share of the time that a client computes", measured=True),
+        "departures": _i("1", "how often a client left", measured=True),
         "server_bandwidth": _f("Mbit/s", "server link, each way"),
         "client_bandwidth": _f("Mbit/s", "median client link"),
         "events": _i("1", "events processed", measured=True),
@@ -484,6 +516,7 @@ TABLES: dict[str, dict[str, Schema]] = {
     "simulate": {
         "rounds": SIMULATION_ROUNDS,
         "summary": SIMULATION_SUMMARY,
+        "timeline": SIMULATION_TIMELINE,
         "validation": SIMULATION_VALIDATION,
     },
     "collect": {

@@ -276,15 +276,45 @@ class Simulation(Section):
 
     clients: int = Field(default=100, ge=1, le=10_000_000, description="number of clients")
     scheduler: Scheduler = Field(default="sync", validate_default=True, description="when clients train and report")
-    rounds: int = Field(default=3, ge=1, description="rounds simulated")
+    rounds: int = Field(
+        default=3,
+        ge=1,
+        description="rounds simulated; a scheduler without rounds gets as much local work as so many rounds of all are",
+    )
     server_bandwidth: float = Field(default=1000.0, gt=0, description="server link, megabits per second each way")
     client_bandwidth: float = Field(default=100.0, gt=0, description="median client link, megabits per second")
     bandwidth_spread: float = Field(default=0.5, ge=0, description="sigma of the lognormal client bandwidth")
     latency: float = Field(default=0.01, ge=0, description="one-way latency, seconds")
+    sites: int = Field(
+        default=0, ge=0, description="sites whose clients share a link; 0: none; needs the engine simgrid or auto"
+    )
+    site_bandwidth: float = Field(default=1000.0, gt=0, description="each site's link, megabits per second each way")
+    slots: int | None = Field(
+        default=None, ge=1, description="transfers that the server handles at once in each direction; null: all"
+    )
     compute_spread: float = Field(default=0.5, ge=0, description="sigma of the lognormal client training time")
     compute_scale: float = Field(default=1.0, gt=0, description="training time as a multiple of the profiled one")
+    stragglers: float = Field(default=0.0, ge=0, le=1, description="share of clients that train slower")
+    straggler_factor: float = Field(default=10.0, gt=0, description="their training time as a multiple of the others'")
+    present: float | None = Field(
+        default=None, gt=0, description="mean seconds until a client leaves the federation; null: it never does"
+    )
+    absent: float = Field(default=60.0, gt=0, description="mean seconds until a client that left is back")
+    target: float | None = Field(
+        default=None, gt=0, le=1, description="accuracy to be reached; null: 0.99 of the best that the run has"
+    )
     engine: Engine = Field(default="fluid", validate_default=True, description="simulation engine")
     seed: Seed = Field(default=0, description="seed of the drawn population")
+
+    @model_validator(mode="after")
+    def _scheduler_fits(self) -> Simulation:
+        try:
+            SCHEDULERS.make(self.scheduler)(rounds=1).check(self.clients)
+        except InputError as error:
+            raise ValueError(f"{error} (clients: {self.clients})") from None
+        if self.sites and self.engine["name"] == "fluid":
+            raise ValueError("sites are simulated by the engine simgrid alone; set engine: simgrid (or auto)")
+        return self
 
 
 class StageResources(Section):

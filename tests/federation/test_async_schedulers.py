@@ -30,13 +30,16 @@ from fedbound.federation.schedulers import (
     Start,
     Timer,
 )
+from fedbound.federation.schedulers.compass import Compass, CompassOptions, Group, _whole
 from fedbound.simulation import simulate
 from fedbound.simulation.platform import Star
 from fedbound.simulation.workload import Workload
 
 CHOICES = st.one_of(
     st.just({"name": "async"}),
-    st.builds(lambda k: {"name": "buffered", "buffer": k}, st.integers(1, 9)),
+    st.builds(
+        lambda k: {"name": "buffered", "buffer": k}, st.one_of(st.integers(1, 9), st.floats(0.01, 0.99))
+    ),
     st.builds(
         lambda low, more, factor, beta: {
             "name": "compass", "q_min": low, "q_max": low + more, "latest_time_factor": factor, "speed_momentum": beta,
@@ -166,6 +169,34 @@ def test_compass_keeps_to_its_steps(seed: int, silos: int, q_min: int, more: int
     assert all(q_min <= dispatch.steps <= q_min + more for dispatch in dispatches)
 
 
+class PlainCompass(Compass):
+    """Looks at every group and at every member, as the rules are written."""
+
+    def _join(self, silo: int, now: float) -> tuple[int, int] | None:
+        low, high = self.options.q_min, self.options.q_max
+        fits = [(_whole((group.expected - now) / self.speed[silo]), key) for key, group in self.groups.items()]
+        return max(((q, key) for q, key in fits if low <= q <= high), default=None)
+
+    def _fastest(self, group: Group) -> float:
+        return min(self.speed[member] for member in group.out | group.arrived)
+
+
+@settings(max_examples=300)
+@given(
+    seed=st.integers(0, 2**32 - 1), silos=st.integers(1, 40), q_min=st.integers(1, 30), more=st.integers(0, 80),
+    factor=st.floats(1, 2), mishaps=st.sampled_from([0.0, 0.2]), jitter=st.sampled_from([0.0, 0.5, 1.5]),
+    restart_at=st.integers(-1, 60), equal=st.booleans(),
+)  # fmt: skip
+def test_compass_finds_what_a_look_at_all_groups_finds(
+    seed: int, silos: int, q_min: int, more: int, factor: float, mishaps: float, jitter: float, restart_at: int,
+    equal: bool,
+) -> None:  # fmt: skip
+    options = CompassOptions(q_min=q_min, q_max=q_min + more, latest_time_factor=factor)
+    settings = {"mishaps": mishaps, "jitter": jitter, "speeds": [1.0] * silos if equal else None}
+    fast = World(lambda: Compass(80, options), silos, seed, restart_at=restart_at, **settings).run()
+    assert fast == World(lambda: PlainCompass(80, options), silos, seed, **settings).run()
+
+
 @settings(max_examples=100)
 @given(seed=st.integers(0, 2**32 - 1), silos=st.integers(2, 9))
 def test_silos_of_steady_speed_come_to_arrive_all_together_under_compass(seed: int, silos: int) -> None:
@@ -230,6 +261,15 @@ def test_buffered_by_hand() -> None:
             (Left(3), [Aggregate([2]), Finish()]),  # nobody is out: what waits counts, and nobody is left
         ],
     )
+
+
+@pytest.mark.parametrize(("share", "size"), [(0.5, 2), (0.51, 3), (0.01, 1), (0.75, 3)])
+def test_a_buffer_may_be_a_share_of_the_silos(share: float, size: int) -> None:
+    scheduler = schedulers.get("buffered", rounds=2, buffer=share)
+    scheduler.check(4)
+    scheduler.handle(Start(4))
+    arrivals = [scheduler.handle(Arrived(silo)) for silo in range(size)]
+    assert arrivals == [[]] * (size - 1) + [[Aggregate(list(range(size))), Dispatch(list(range(size)))]]
 
 
 def test_a_buffer_larger_than_the_living_does_not_wait_for_ever() -> None:
@@ -418,6 +458,8 @@ def test_without_silos_the_run_ends_at_once(name: str) -> None:
         ("async", {"buffer": 2}, "unknown key 'buffer'"),
         ("buffered", {"buffer": 0}, "buffer: 0 is refused"),
         ("buffered", {"buffer": True}, "buffer: True is refused"),
+        ("buffered", {"buffer": 1.0}, "buffer: 1.0 is refused: give a share above 0 and below 1, or a whole number"),
+        ("buffered", {"buffer": 0.0}, "buffer: 0.0 is refused"),
         ("compass", {"q_min": 0}, "q_min: 0 is refused"),
         ("compass", {"q_min": 101}, "q_min 101 is above q_max 100; give a q_min of at most q_max"),
         ("compass", {"q_max": 19}, "q_min 20 is above q_max 19"),

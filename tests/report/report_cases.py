@@ -224,12 +224,21 @@ def simulate(
         codec=exchange["codec"]["name"],
         bound=str(exchange["bound"]),
         round_seconds=1.25 * seconds,
+        epoch_seconds=1.25 * seconds,
+        target=0.9,
+        target_epochs=4.0,
+        target_seconds=5.0 * seconds,
+        curve="sync",
         uplink_utilisation=0.7,
         engine="fluid: a star",
     )
     tables = {
         "rounds": schemas.SIMULATION_ROUNDS.table(rounds),
         "summary": schemas.SIMULATION_SUMMARY.table([summary]),
+        "timeline": schemas.SIMULATION_TIMELINE.table(
+            row(schemas.SIMULATION_TIMELINE, client=k, downloaded=1.0, computed=2.0 + k, arrived=3.0 + k)
+            for k in range(3)
+        ),
     }
     if clients == SILOS:
         quantities = ("round", *(f"arrival of silo {k}" for k in range(SILOS)))

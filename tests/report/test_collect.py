@@ -43,6 +43,7 @@ def test_every_table_is_there_with_the_rows_of_all_artifacts(collected: artifact
         "profile_link": 4,
         "simulations": 6,
         "simulation_rounds": 12,
+        "simulation_timeline": 18,
         "validation": 2 * (1 + SILOS),
         "privacy": 9,
         "settings": 3,

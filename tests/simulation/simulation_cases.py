@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from fedbound.federation import schedulers
 from fedbound.federation.schedulers import Action, Aggregate, Arrived, Dispatch, Event, Finish, SetTimer, Start, Timer
-from fedbound.simulation import Star, Workload
+from fedbound.simulation import SERVER, Availability, Change, Churn, Result, Star, Workload, simulate
 
 MODEL_BYTES = 38_123_587
 TEN_GIGABIT = 1.25e9  # bytes/s
@@ -50,6 +52,56 @@ def random_star(seed: int, count: int, slots: int | None = None) -> tuple[Worklo
     )
     bandwidth = 1e6 * draw.lognormal(0, 1, count)
     return workload, Star(capacity, 2 * capacity, bandwidth, draw.uniform(1e-4, 0.2, count), slots=slots)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything that `simulate` is given; `scheduler` makes a fresh one."""
+
+    workload: Workload
+    star: Star
+    scheduler: Callable[[], schedulers.Scheduler]
+    availability: Availability | None
+
+    def run(self, engine: str = "fluid") -> Result:
+        return simulate(self.workload, self.star, self.scheduler(), engine, self.availability)
+
+
+def random_case(
+    seed: int, count: int, name: str, slots: int | None = None, away: bool = False, changes: bool = False
+) -> Case:
+    """A random star, one of the federation's schedulers with random options, and mishaps if wanted."""
+    draw = np.random.default_rng([seed, 1])
+    workload, star = random_star(seed, count, slots)
+    workload = dataclasses.replace(
+        workload,
+        train_seconds=workload.train_seconds * np.where(draw.random(count) < 0.1, 10, 1),  # stragglers
+        load_seconds=0.1 * draw.random(count),
+        downlink_seconds=0.1 * draw.random(),
+        variation=draw.lognormal(0, 0.3, 50),
+        seed=seed,
+    )
+    long = float(
+        workload.train_seconds.mean() + workload.down_bytes.mean() * count / min(star.server_down, 1e6 * count)
+    )
+    if changes:
+        rows = zip(
+            3 * long * draw.random(4), [SERVER, *draw.integers(0, count, 3)], draw.lognormal(0, 0.7, 4), strict=True
+        )
+        star = dataclasses.replace(star, changes=tuple(Change(float(t), int(c), float(f)) for t, c, f in rows))
+    options = {
+        "sync": [{}, {"participation": 0.5}, {"deadline": 2 * long, "quorum": 0.5}][seed % 3],
+        "async": {},
+        "buffered": {"buffer": 1 + count // 5},
+        "compass": {"q_min": 2, "q_max": 40, "latest_time_factor": 1.2},
+    }[name]
+    rounds = {"sync": 3, "async": 3 * count, "buffered": 12, "compass": 3 * count}[name]
+    return Case(
+        workload,
+        star,
+        lambda: schedulers.get(name, rounds=rounds, seed=seed, **options),
+        Churn(3 * long, long, seed) if away else None,
+    )
 
 
 def sync(rounds: int = 1, **options: Any) -> schedulers.Scheduler:

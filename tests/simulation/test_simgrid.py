@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 
 import numpy as np
 import pytest
-from simulation_cases import Async, Buffered, Deadline, lognormal_star, needs_simgrid, random_star, sync
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulation_cases import Async, Buffered, Deadline, lognormal_star, needs_simgrid, random_case, random_star, sync
 
 from fedbound.errors import FedboundError, InputError
 from fedbound.federation.schedulers import Scheduler
@@ -42,6 +45,32 @@ class TestAgainstSimGrid:
     def test_same_times(self, seed: int, count: int, slots: int | None, scheduler: type[Scheduler]) -> None:
         workload, star = random_star(seed, count, slots)
         assert_same(simulate(workload, star, scheduler()), simulate(workload, star, scheduler(), "simgrid"))
+
+    @settings(max_examples=25)
+    @given(
+        seed=st.integers(0, 2**32 - 1),
+        size=st.floats(math.log(2), math.log(300)),
+        name=st.sampled_from(["sync", "async", "buffered", "compass"]),
+        share=st.sampled_from([None, None, 0.0, 0.2]),
+        away=st.booleans(),
+        changes=st.booleans(),
+    )
+    def test_same_times_whatever_happens(
+        self, seed: int, size: float, name: str, share: float | None, away: bool, changes: bool
+    ) -> None:
+        """The federation's schedulers; free and shared links, slots, stragglers, absences, bandwidths that change.
+
+        Compass floors quotients of times: a quotient within 1e-9 of a whole number could be floored differently by
+        two engines. It counts as the whole number (see there), and parameters are continuous, so none is that close.
+        """
+        count = round(math.exp(size))
+        slots = None if share is None else max(1, round(share * count))
+        case = random_case(seed, count, name, slots, away, changes)
+        fluid, reference = case.run(), case.run("simgrid")
+        assert_same(fluid, reference)
+        assert [r.clients for r in fluid.rounds] == [r.clients for r in reference.rounds]
+        assert [r.staleness for r in fluid.rounds] == [r.staleness for r in reference.rounds]
+        assert fluid.departures == reference.departures
 
     def test_same_times_where_the_server_link_is_free(self) -> None:
         workload, star = lognormal_star(50, capacity=np.inf)

@@ -334,6 +334,9 @@ class Scripted:
     def __init__(self, *answers: list[Action]):
         self.answers = list(answers)
 
+    def check(self, silos: int) -> None:
+        pass
+
     def handle(self, event: Event) -> list[Action]:
         return self.answers.pop(0) if self.answers else []
 

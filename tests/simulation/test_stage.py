@@ -14,8 +14,9 @@ from fedbound import artifacts, schemas, study
 from fedbound.artifacts import Artifact, Schema, Table
 from fedbound.errors import ArtifactError, InputError
 from fedbound.simulation import Star, Workload, simulate, stage
+from fedbound.simulation.target import break_even, epochs_to, raw_both_ways
 from fedbound.simulation.validation import deployment, make_scheduler, silo_overhead, validation
-from fedbound.simulation.workload import population
+from fedbound.simulation.workload import population, variation
 
 SILOS = 3
 TRAIN = [1.0, 2.0, 4.0]
@@ -89,6 +90,7 @@ def run(scenarios: tuple[Any, Any, study.TrainScenario]) -> Artifact:
             "silo": k,
             "bytes_up": UP,
             "bytes_down": DOWN,
+            "steps": 10,
             "arrival_seconds": 40.0 if r == 1 else TRAIN[k] + 0.5,
         }
         for r in range(1, 5)
@@ -116,12 +118,13 @@ def test_the_artifact(tmp_path: Path, scenarios: tuple[Any, ...], profile: Artif
     made = stage.run(scenarios[0], paths)
     artifacts.write(tmp_path / "simulation.h5", made)
     found = artifacts.read(tmp_path / "simulation.h5", "simulate")
-    assert list(found) == ["rounds", "summary", "validation"]
+    assert list(found) == ["rounds", "summary", "timeline", "validation"]
     assert found.seed == 3
     assert found.inputs == {"profile": profile.content_digest(), "run": run.content_digest()}
     for name, schema in (
         ("rounds", schemas.SIMULATION_ROUNDS),
         ("summary", schemas.SIMULATION_SUMMARY),
+        ("timeline", schemas.SIMULATION_TIMELINE),
         ("validation", schemas.SIMULATION_VALIDATION),
     ):
         assert list(found.tables[name]) == list(schema.fields)
@@ -130,6 +133,99 @@ def test_the_artifact(tmp_path: Path, scenarios: tuple[Any, ...], profile: Artif
     assert summary["engine"].startswith("fluid: exact")
     assert (summary["up_bytes"], summary["down_bytes"]) == (UP, DOWN)
     assert summary["round_seconds"] == pytest.approx(found["rounds"]["seconds"].mean())
+    assert summary["epoch_seconds"] == pytest.approx(summary["round_seconds"])
+    assert (summary["updates"], summary["staleness"], summary["departures"]) == (6, 0, 0)
+    assert summary["update_rate"] == pytest.approx(3 / summary["epoch_seconds"])
+    timeline = found["timeline"]
+    assert sorted(timeline["client"]) == [0, 1, 2]
+    assert (np.diff(timeline[["dispatched", "downloaded", "computed", "arrived"]].to_numpy()) > 0).all()
+    assert timeline["arrived"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "rounds"),
+    [
+        ("async", 24),
+        ({"name": "buffered", "buffer": 4}, 6),
+        ({"name": "compass", "q_min": 2, "q_max": 10}, None),
+    ],
+)
+def test_other_schedulers_are_given_as_much_work(
+    tmp_path: Path, scenarios: tuple[Any, ...], profile: Artifact, run: Artifact, scheduler: Any, rounds: int | None
+) -> None:
+    changes = {"scheduler": scheduler, "clients": 8, "rounds": 3}
+    made = stage.run(altered(scenarios[0], **changes), inputs(tmp_path, profile, run))
+    summary = made["summary"].iloc[0]
+    # compass gives out 2 to 10 of the profile's 10 steps
+    assert 24 <= summary["updates"] < 24 + 8 if rounds else 24 < summary["updates"] < 5 * 24 + 8
+    assert summary["epoch_seconds"] <= made["rounds"]["end"].iloc[-1] * 8 / 24 * (1 + 1e-12)
+    assert rounds in (None, len(made["rounds"]))
+    assert made["rounds"]["clients"].sum() == summary["updates"]
+    assert summary["staleness"] > 0
+
+
+def test_mishaps_of_the_study(tmp_path: Path, scenarios: tuple[Any, ...], profile: Artifact, run: Artifact) -> None:
+    paths = inputs(tmp_path, profile, run)
+
+    def seconds(**changes: Any) -> float:
+        return float(stage.run(altered(scenarios[0], clients=40, **changes), paths)["summary"]["epoch_seconds"].iloc[0])
+
+    plain = seconds()
+    assert seconds(stragglers=0.1, straggler_factor=20.0) > 4 * plain
+    assert seconds(stragglers=0.1, straggler_factor=1.0) == plain
+    assert seconds(slots=1) > plain
+    away = stage.run(altered(scenarios[0], clients=40, present=5.0, absent=1.0, rounds=5), paths)
+    assert away["summary"]["departures"].iloc[0] > 10
+    assert away["rounds"]["clients"].min() < 40
+
+
+def test_training_varies_as_it_did_in_the_profile(profile: Artifact, run: Artifact) -> None:
+    assert variation(profile) is None  # nothing was timed there
+    rows = [
+        {"round": r, "silo": k, "train_seconds": t * (1 + k), "up_bytes": UP, "down_bytes": DOWN}
+        for k in range(SILOS)
+        for r, t in enumerate([1.0, 2.0, 4.0])
+    ]
+    tables = {**profile.tables, "silos": filled(schemas.PROFILE_SILOS, rows)}
+    varied = Artifact("profile", "test", profile.scenario, None, tables)
+    assert sorted(variation(varied)) == [0.5] * 3 + [1.0] * 3 + [2.0] * 3
+
+
+@pytest.mark.parametrize(("target", "epochs"), [(0.5, 1.0), (0.6, 3.0), (0.91, np.inf), (0.1, 0.0)])
+def test_updates_to_an_accuracy(run: Artifact, target: float, epochs: float) -> None:
+    """Accuracy by round 0.1, 0.5, -, 0.7, 0.6; every silo sends one update a round."""
+    accuracy = [0.1, 0.5, np.nan, 0.7, 0.6]
+    rounds = [{"round": r, "accuracy": a} for r, a in enumerate(accuracy)]
+    tables = {**run.tables, "rounds": filled(schemas.RUN_ROUNDS, rounds)}
+    assert epochs_to(Artifact("train", "test", run.scenario, 0, tables), target) == epochs
+
+
+def test_compression_pays_below_the_break_even() -> None:
+    """A client alone on a link of that bandwidth takes as long either way."""
+    raw = 1e6
+    workload = Workload(np.ones(1), 0.3, 0, 2e5, 3e5, decode_seconds=0.1, load_seconds=0.05, downlink_seconds=0.02)
+    bandwidth = break_even(workload, 2 * raw) * 1e6 / 8
+    star = Star(np.inf, np.inf, np.array([bandwidth]), 0.0)
+    coded = simulate(workload, star, make_scheduler({"name": "sync"}, 1, 0)).seconds
+    plain = simulate(Workload(np.ones(1), 0, 0, raw, raw), star, make_scheduler({"name": "sync"}, 1, 0)).seconds
+    assert coded == pytest.approx(plain, rel=1e-12)
+    assert np.isnan(break_even(workload, 1e5))
+
+
+def test_uncompressed_bytes_of_both_ways(run: Artifact) -> None:
+    """Four rounds of three silos; the first model is at the silos already."""
+    rounds = [{"round": r, "raw_down": 0 if r < 2 else 3 * 600} for r in range(5)]
+    updates = run["silos"].assign(raw_up=500)
+    tables = {
+        "rounds": filled(schemas.RUN_ROUNDS, rounds),
+        "silos": filled(schemas.RUN_SILOS, updates.to_dict("records")),
+    }
+    assert raw_both_ways(Artifact("train", "test", run.scenario, 0, tables)) == 500 + 450
+
+
+def test_a_buffer_beyond_the_clients_is_refused_in_the_study() -> None:
+    with pytest.raises(InputError, match=r"buffer: 9 is refused: .* give at most 4"):
+        study.parse({"study": "t", "simulation": {"clients": 4, "scheduler": {"name": "buffered", "buffer": 9}}})
 
 
 def test_round_times_are_those_of_the_drawn_population(

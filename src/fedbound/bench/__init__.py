@@ -26,6 +26,8 @@ BENCHES = {
     "exchange": "accuracy and bytes both ways: FedSZ's recipe, ours, and what each part of ours brings",
     "privacy": "published figures of DP quantization and accounting beside ours; speed of accounting and noise",
     "auditing": "attacks: codecs as privacy, one-run audits of private sums, membership inference",
+    "simulate": "wall time, memory and cost per event of the simulator at 100 to 1,000,000 clients, beside SimGrid",
+    "predict": "round times predicted from one profiled setting against measured ones, over MPI with shaped links",
 }
 Say = Callable[[str], None]
 

@@ -23,6 +23,8 @@ from fedbound.federation.server import SERVER, Server
 from fedbound.federation.silo import serve
 from fedbound.federation.transports import Transport, mpi
 
+_COSTS = ("train_seconds", "evaluate_seconds", "model_seconds", "encode_seconds", "decode_seconds")
+
 
 def run(scenario: study.ProfileScenario, inputs: Mapping[str, Path], *, transport: str = "mpi") -> Artifact | None:
     """Measure; returns the artifact on the server and None on silo ranks.
@@ -91,7 +93,7 @@ def _silo_rows(server: Server) -> list[dict[str, Any]]:
             "raw_bytes": row["raw_up"],
             "up_bytes": row["bytes_up"],
             "down_bytes": row["bytes_down"],
-            **{key: row[key] for key in ("train_seconds", "evaluate_seconds", "encode_seconds", "decode_seconds")},
+            **{key: row[key] for key in _COSTS},
             "aggregate_seconds": rounds[row["round"]]["aggregate_seconds"] * share,
         }
         for row in rows
@@ -157,13 +159,12 @@ def _costs(
     for silo in range(server.transport.silos):
         own = [row for row in silos if row["silo"] == silo]
         latency, bandwidth = _fit_link(link, silo + 1)
-        keys = ("train_seconds", "evaluate_seconds", "encode_seconds", "decode_seconds")
         rows.append(
             {
                 "silo": silo,
                 "samples": samples[silo],
                 "steps": own[-1]["steps"],
-                **{key: float(np.median([row[key] for row in own])) for key in keys},
+                **{key: float(np.median([row[key] for row in own])) for key in _COSTS},
                 "alone_seconds": alone[silo],
                 "latency": latency,
                 "bandwidth": bandwidth,
@@ -182,6 +183,7 @@ def _server_row(server: Server, costs: list[dict[str, Any]], ranks: int) -> dict
     overhead = [row["seconds"] - slowest - w for row, w in zip(rows, work, strict=True)]
     return {
         "aggregate_seconds": float(np.median([row["aggregate_seconds"] for row in rows])) / silos,
+        "downlink_seconds": float(np.median([row["downlink_seconds"] for row in rows])),
         "message_seconds": max(0.0, float(np.median(other))),
         "round_overhead_seconds": max(0.0, float(np.median(overhead))),
         "ranks": ranks,

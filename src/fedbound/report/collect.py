@@ -61,6 +61,7 @@ SOURCES = {
     "profile_link": Source("profile", "link", schemas.PROFILE_LINK, _PROFILE),
     "simulations": Source("simulate", "summary", schemas.SIMULATION_SUMMARY, _SIMULATION),
     "simulation_rounds": Source("simulate", "rounds", schemas.SIMULATION_ROUNDS, _SIMULATION),
+    "simulation_timeline": Source("simulate", "timeline", schemas.SIMULATION_TIMELINE, _SIMULATION),
     "validation": Source("simulate", "validation", schemas.SIMULATION_VALIDATION, _SIMULATION, optional=True),
     "privacy": Source("privacy", "results", schemas.PRIVACY_RESULTS, ("stem", "setting", "seed")),
 }

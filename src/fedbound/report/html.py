@@ -377,6 +377,7 @@ _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
             "case": None,
             "clients": _count,
             "round_seconds": text.seconds,
+            "target_seconds": text.seconds,
             "up_bytes": text.size,
             "down_bytes": text.size,
             "uplink_utilisation": _percent,
@@ -384,7 +385,6 @@ _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
             "server_bandwidth": text.number,
             "client_bandwidth": text.number,
             "engine": None,
-            "wall_seconds": text.seconds,
         },
     ),
     "validation": (

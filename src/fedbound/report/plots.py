@@ -308,15 +308,20 @@ def simulated_times(frames: Frames) -> tuple[Any, str]:
     for i, ((setting, scheduler, case), rows) in enumerate(lines):
         if i == MOST:
             break
-        mean = rows.groupby("clients").round_seconds.mean()
+        mean = rows.groupby("clients").epoch_seconds.mean()
         label = ", ".join(filter(None, [setting, scheduler if several else "", case]))
         axes.plot(mean.index, mean, label=label, **_style(i))
-    axes.set(xscale="log", yscale="log", xlabel="clients (log scale)", ylabel="predicted round time, s (log scale)")
+    axes.set(
+        xscale="log", yscale="log", xlabel="clients (log scale)", ylabel="predicted time of a round, s (log scale)"
+    )
     _ticks(axes.xaxis, sorted(set(simulations.clients)))
     _plain(axes.yaxis)
     _legend(axes)
     more = f" {MOST} of {len(lines)} series are shown; the tables have all." if len(lines) > MOST else ""
-    return figure, f"All clients share the server's link; costs are those of the profile.{more}"
+    return figure, (
+        "All clients share the server's link; costs are those of the profile. Of a scheduler without rounds, a round "
+        f"is the time for as much local work.{more}"
+    )
 
 
 def where_time_goes(frames: Frames) -> tuple[Any, str]:
@@ -388,6 +393,18 @@ def predicted_against_measured(frames: Frames) -> tuple[Any, str]:
     return figure, f"The study's own run against its prediction; the largest error of a round's time is {worst}."
 
 
+def _more(name: str) -> Draw:
+    """A plot of `simulation_plots`, which needs this module."""
+
+    def draw(frames: Frames) -> tuple[Any, str]:
+        from fedbound.report import simulation_plots
+
+        found: tuple[Any, str] = getattr(simulation_plots, name)(frames)
+        return found
+
+    return draw
+
+
 # ---- profile --------------------------------------------------------------------------------------------------------
 
 
@@ -418,7 +435,9 @@ _SECTIONS: dict[str, list[tuple[str, str, Draw]]] = {
     "privacy": [("privacy", "What does each mechanism cost at each epsilon?", privacy)],
     "simulation": [
         ("round-time", "How long is a round at scale, with and without compression?", simulated_times),
+        ("time-to-target", "Which strategy is there first?", _more("time_to_target")),
         ("time-shares", "Where does the time go?", where_time_goes),
+        ("timeline", "What does a round look like from inside?", _more("timeline")),
         ("validation", "Can the predictions be trusted?", predicted_against_measured),
     ],
     "profile": [("codecs", "How fast and how strong are the codecs?", codecs)],

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from fedbound.simulation.availability import Availability, Churn, Trace
 from fedbound.simulation.driver import Result, Round, simulate
-from fedbound.simulation.platform import Direction, Star
+from fedbound.simulation.platform import SERVER, Change, Direction, Star
 from fedbound.simulation.workload import Workload
 
-__all__ = ["Direction", "Result", "Round", "Star", "Workload", "simulate"]
+__all__ = [
+    "SERVER",
+    "Availability",
+    "Change",
+    "Churn",
+    "Direction",
+    "Result",
+    "Round",
+    "Star",
+    "Trace",
+    "Workload",
+    "simulate",
+]

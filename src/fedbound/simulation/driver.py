@@ -1,18 +1,20 @@
 """The simulated federation: a scheduler of the real one, clients and a server that only take time, and an engine.
 
-    dispatch -> server: one message each -> latency -> download -> evaluate, train, encode -> latency -> upload
+    dispatch -> server: encode the model, once a version; one message each -> latency -> download
+             -> client: decode the model, evaluate, train, encode -> latency -> upload
     arrival  -> server: one message -> the scheduler decides
     aggregate of k updates -> server: k times decode and fold
 
 The server's processor does one thing after the other, in the order asked (FIFO); its end times are therefore known at
 once and need no events. The scheduler is the very object that drives the MPI server (design law 5): it hears of an
 arrival when the upload ends, and a model that it dispatches leaves when the processor gets to it.
+
+A client that leaves takes its work with it: transfers end, what it computed is lost. An update that has arrived counts.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,17 +30,21 @@ from fedbound.federation.schedulers import (
     Dispatch,
     Event,
     Finish,
+    Left,
+    Returned,
     Scheduler,
     SetTimer,
     Start,
     Timer,
 )
 from fedbound.simulation import engines
+from fedbound.simulation.admission import Admission
+from fedbound.simulation.availability import Availability
 from fedbound.simulation.engines import Engine
 from fedbound.simulation.platform import Direction, Star
 from fedbound.simulation.workload import Workload
 
-_IDLE, _BUSY, _WAITING = 0, 1, 2  # a client: without work, at work or on its way, its update waits at the server
+_IDLE, _BUSY, _WAITING = 0, 1, 2  # a client: without work, at work or on its way; its update waits at the server
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +55,15 @@ class Round:
         round: from 1.
         start: when the first of its models was dispatched.
         end: when the new model was ready.
-        download: from dispatch to model received.
-        compute: evaluation, training and what else the client does.
+        download: from dispatch to model received; the server's queue and the latency are in it.
+        compute: decoding the model, evaluation, training and what else the client does.
         codec: encoding.
         upload: from update ready to update received.
         server: from the last arrival to the new model.
         slowest: client that arrived last.
         clients: number of updates folded.
+        staleness: mean number of versions that the model aged while its clients worked.
+        work: local steps folded, over the workload's `steps`; as many as clients where the scheduler leaves them alone.
     """
 
     round: int
@@ -68,6 +76,8 @@ class Round:
     server: float
     slowest: int
     clients: int
+    staleness: float
+    work: float
 
     @property
     def seconds(self) -> float:
@@ -82,8 +92,14 @@ class Result:
         rounds: one entry per aggregation.
         seconds: when the federation was over.
         arrivals: (n,) float64, each client's last time from dispatch to arrival at the server; NaN where it had none.
+        tasks: (n, 4) float64, when each client's last task that arrived was dispatched, downloaded, computed and had
+            arrived; NaN where there was none.
         up_bytes, down_bytes: delivered payload, headers included.
-        uplink_utilisation, downlink_utilisation: busy share of the server's link; 0 where it is infinite.
+        uplink_utilisation, downlink_utilisation: busy share of the server's link, of its nominal capacity where that
+            changes; 0 where it is infinite.
+        server_utilisation: busy share of the server's processor.
+        client_utilisation: mean share of the time that a client spends computing for updates that arrived.
+        departures: how often a client left.
         events: what the engine processed.
         engine: which engine ran, and why it is valid.
     """
@@ -91,16 +107,25 @@ class Result:
     rounds: list[Round]
     seconds: float
     arrivals: np.ndarray
+    tasks: np.ndarray
     up_bytes: float
     down_bytes: float
     uplink_utilisation: float
     downlink_utilisation: float
+    server_utilisation: float
+    client_utilisation: float
+    departures: int
     events: int
     engine: str
 
 
 def simulate(
-    workload: Workload, platform: Star, scheduler: Scheduler, engine: str | dict[str, Any] = "fluid"
+    workload: Workload,
+    platform: Star,
+    scheduler: Scheduler,
+    engine: str | dict[str, Any] = "fluid",
+    availability: Availability | None = None,
+    work: float | None = None,
 ) -> Result:
     """Run `scheduler` over simulated clients until it finishes.
 
@@ -109,87 +134,81 @@ def simulate(
         platform: network of the same n clients.
         scheduler: from `fedbound.federation.schedulers.get`, fresh; it is used up.
         engine: a registered engine's name, or a choice `{"name": ..., **options}`.
+        availability: when clients are away; None for never.
+        work: end with the aggregation that brings the work of all rounds to this, though the scheduler would go on;
+            None for its own end.
 
     Raises:
-        InputError: workload and platform differ in clients; the engine is unknown or not installed.
+        InputError: workload and platform differ in clients; the scheduler cannot work with so many; the engine is
+            unknown or not installed.
         FedboundError: the scheduler waits for something that never happens.
     """
     if len(workload) != len(platform):
         raise InputError(
             f"the workload has {len(workload)} clients and the platform {len(platform)}; give the same number to both"
         )
-    return _Federation(workload, platform, scheduler, engines.get(engine)(platform)).run()
+    scheduler.check(len(workload))
+    return _Federation(workload, platform, scheduler, engines.get(engine)(platform), availability, work).run()
 
 
-class _Admission:
-    """Transfer slots in one direction, first come first served; None serves all at once.
-
-    A slot is held from admission, before the latency, to the end of the transfer.
-    """
-
-    def __init__(self, engine: Engine, direction: Direction, sizes: array[float], slots: int | None):
-        self.engine = engine
-        self.direction = direction
-        self.sizes = sizes
-        self.unlimited = slots is None
-        self.free = slots or 0
-        self.queue: deque[int] = deque()
-        self.moved = 0.0
-
-    def request(self, client: int, delay: float) -> None:
-        """Ask for the client's transfer, `delay` seconds from now."""
-        if self.unlimited:
-            self.engine.transfer(self.direction, client, self.sizes[client], delay)
-        elif delay > 0:
-            self.engine.timer(self.engine.now + delay, _queue_key(self.direction, client))
-        else:
-            self.join(client)
-
-    def join(self, client: int) -> None:
-        self.queue.append(client)
-        self._admit()
-
-    def ended(self, client: int) -> None:
-        self.moved += self.sizes[client]
-        if not self.unlimited:
-            self.free += 1
-            self._admit()
-
-    def _admit(self) -> None:
-        while self.free and self.queue:
-            self.free -= 1
-            client = self.queue.popleft()
-            self.engine.transfer(self.direction, client, self.sizes[client], 0.0)
-
-
-# An engine's timers carry one whole number: from 0, a timer of the scheduler; below 0, a client that joins a queue.
-def _queue_key(direction: Direction, client: int) -> int:
-    return -1 - (2 * client + direction)
+# What the driver itself asks an engine's timer for. An engine's timer carries one whole number: from 0, a timer of the
+# scheduler; below 0, one of these with its client and a number that tells outdated timers.
+_JOIN_DOWN, _JOIN_UP, _LEAVE, _RETURN, _CHANGE = range(5)
+_KINDS = 5
+_ROUNDING = 1e-9  # of a task's work
 
 
 class _Federation:
-    def __init__(self, workload: Workload, star: Star, scheduler: Scheduler, engine: Engine):
+    def __init__(
+        self,
+        workload: Workload,
+        star: Star,
+        scheduler: Scheduler,
+        engine: Engine,
+        availability: Availability | None,
+        work: float | None,
+    ):
         count = len(workload)
         self.workload = workload
         self.star = star
         self.scheduler = scheduler
         self.engine = engine
-        self.down = _Admission(engine, Direction.DOWN, _doubles(workload.down_bytes), star.slots)
-        self.up = _Admission(engine, Direction.UP, _doubles(workload.up_bytes), star.slots)
+        self.availability = availability
+        self.left = work  # to be folded; None where the scheduler decides
+        self.links = [
+            Admission(engine, Direction.DOWN, _doubles(workload.down_bytes), star.slots),
+            Admission(engine, Direction.UP, _doubles(workload.up_bytes), star.slots),
+        ]
         self.train = _doubles(workload.train_seconds)
-        self.unscaled = _doubles(workload.evaluate_seconds + workload.other_seconds)
+        self.unscaled = _doubles(workload.load_seconds + workload.evaluate_seconds + workload.other_seconds)
         self.encode = _doubles(workload.encode_seconds)
+        self.variation = workload.pool()
         self.status = bytearray(count)
+        self.away = bytearray(count)
+        self.absences = array("q", bytes(8 * count)) if availability else array("q")
+        self.task = array("q", bytes(8 * count))  # number of tasks begun or lost: tells outdated timers
+        self.share = array("d", bytes(8 * count))  # of the workload's steps
         self.computing = array("d", bytes(8 * count))
         self.dispatched = array("d", bytes(8 * count))
         self.downloaded = array("d", bytes(8 * count))
         self.arrived = array("d", [np.nan]) * count
+        self.tasks = [array("d", [np.nan]) * count for _ in range(3)]  # of what has arrived: the times before that
+        self.version_sent = array("q", bytes(8 * count))
         self.processor_free = 0.0
+        self.processor_work = 0.0
+        self.computed = 0.0
+        self.departures = 0
+        self.encoded_version = -1
         self.timer_keys: list[int] = []
         self.rounds: list[Round] = []
         self.finished = False
 
     def run(self) -> Result:
+        for index, change in enumerate(self.star.changes):
+            self.own_timer(change.time, _CHANGE, 0, index)
+        if self.availability:
+            for client in range(len(self.workload)):
+                self.plan_absence(client, 0.0)
         self.tell(Start(len(self.workload), 0.0))
         self.engine.run(self.received, self.due)
         if not self.finished:
@@ -199,6 +218,8 @@ class _Federation:
             )
         return self.result()
 
+    # ---- what the engine reports ----------------------------------------------------------------------------------
+
     def received(self, direction: Direction, client: int) -> None:
         if direction == Direction.DOWN:
             self.model_received(client)
@@ -207,13 +228,18 @@ class _Federation:
 
     def model_received(self, client: int) -> None:
         self.downloaded[client] = self.engine.now
-        self.down.ended(client)
-        self.up.request(client, self.computing[client] + self.encode[client])
+        self.links[Direction.DOWN].ended(client)
+        self.request(Direction.UP, client, self.computing[client] + self.encode[client])
 
     def update_received(self, client: int) -> None:
         now = self.engine.now
         self.arrived[client] = now
-        self.up.ended(client)
+        work = self.computing[client] + self.encode[client]
+        self.computed += work
+        downloaded = self.downloaded[client]
+        for times, time in zip(self.tasks, (self.dispatched[client], downloaded, downloaded + work), strict=True):
+            times[client] = time
+        self.links[Direction.UP].ended(client)
         self.status[client] = _WAITING
         self.occupy(self.workload.message_seconds)
         self.tell(Arrived(client, now))
@@ -222,14 +248,65 @@ class _Federation:
         if key >= 0:
             self.tell(Timer(self.timer_keys[key], self.engine.now))
             return
-        client, direction = divmod(-1 - key, 2)
-        (self.up if direction == Direction.UP else self.down).join(client)
+        rest, kind = divmod(-1 - key, _KINDS)
+        number, client = divmod(rest, len(self.workload))
+        if kind == _CHANGE:
+            change = self.star.changes[number]
+            self.engine.rescale(change.client, change.factor)
+        elif kind == _LEAVE:
+            self.leave(client)
+        elif kind == _RETURN:
+            self.away[client] = False
+            self.plan_absence(client, self.engine.now)
+            self.tell(Returned(client, self.engine.now))
+        elif number == self.task[client]:
+            self.links[kind].join(client)
+
+    def own_timer(self, time: float, kind: int, client: int, number: int) -> None:
+        self.engine.timer(time, -1 - ((number * len(self.workload) + client) * _KINDS + kind))
+
+    def request(self, direction: Direction, client: int, delay: float) -> None:
+        """Ask for the client's transfer, `delay` seconds from now."""
+        link = self.links[direction]
+        if link.unlimited:
+            link.transfer(client, delay)
+        elif delay > 0:
+            kind = _JOIN_UP if direction == Direction.UP else _JOIN_DOWN
+            self.own_timer(self.engine.now + delay, kind, client, self.task[client])
+        else:
+            link.join(client)
+
+    # ---- who is there ---------------------------------------------------------------------------------------------
+
+    def plan_absence(self, client: int, since: float) -> None:
+        assert self.availability is not None
+        absence = self.availability.absence(client, self.absences[client], since)
+        if absence is None:
+            return
+        self.absences[client] += 1
+        self.own_timer(absence[0], _LEAVE, client, 0)
+        if absence[1] < np.inf:
+            self.own_timer(absence[1], _RETURN, client, 0)
+
+    def leave(self, client: int) -> None:
+        self.departures += 1
+        self.away[client] = True
+        if self.status[client] == _BUSY:
+            self.task[client] += 1
+            self.status[client] = _IDLE
+            for link in self.links:
+                link.cancel(client)
+        self.tell(Left(client, self.engine.now))
+
+    # ---- what the scheduler wants ---------------------------------------------------------------------------------
 
     def tell(self, event: Event) -> None:
         if self.finished:
             return
         for action in self.scheduler.handle(event):
             self.act(action)
+            if self.finished:
+                return
 
     def act(self, action: Action) -> None:
         match action:
@@ -249,24 +326,40 @@ class _Federation:
     def occupy(self, seconds: float) -> float:
         """Queue `seconds` of work at the server's processor; returns when it will be done."""
         self.processor_free = max(self.processor_free, self.engine.now) + seconds
+        self.processor_work += seconds
         return self.processor_free
 
     def dispatch(self, silos: Sequence[int], steps: int) -> None:
         start = self.occupy(0.0)
+        version = len(self.rounds)
+        if self.encoded_version < version:
+            self.encoded_version = version
+            self.occupy(self.workload.downlink_seconds)
         share = steps / self.workload.steps if steps else 1.0
         for client in silos:
-            if self.status[client] == _BUSY:
-                raise ValueError(f"client {client} was dispatched at {start} s while it is still at work")
+            if self.status[client] == _BUSY or self.away[client]:
+                state = "away" if self.away[client] else "still at work"
+                raise ValueError(f"client {client} was dispatched at {start} s while it is {state}")
             self.status[client] = _BUSY
+            self.task[client] += 1
+            self.version_sent[client] = version
             self.dispatched[client] = start
-            self.computing[client] = self.train[client] * share + self.unscaled[client]
-            self.down.request(client, self.occupy(self.workload.message_seconds) - self.engine.now)
+            self.share[client] = share
+            train = self.train[client] * share
+            if self.variation:
+                train *= self.variation.draw(client, self.task[client])
+            self.computing[client] = train + self.unscaled[client]
+            self.request(Direction.DOWN, client, self.occupy(self.workload.message_seconds) - self.engine.now)
 
     def aggregate(self, silos: Sequence[int]) -> None:
         members = np.asarray(silos, np.int64)
         self.use_up(silos)
         end = self.occupy(len(members) * (self.workload.decode_seconds + self.workload.aggregate_seconds))
         self.rounds.append(self.account(members, end))
+        if self.left is not None:
+            self.left -= self.rounds[-1].work
+            if self.left <= _ROUNDING:
+                self.act(Finish())
 
     def use_up(self, silos: Sequence[int]) -> None:
         for client in silos:
@@ -275,6 +368,9 @@ class _Federation:
             self.status[client] = _IDLE
 
     def account(self, members: np.ndarray, end: float) -> Round:
+        if len(members) == 1:
+            return self.account_one(int(members[0]), end)
+        versions = _view(self.version_sent, np.int64)[members]
         dispatched, downloaded = _view(self.dispatched)[members], _view(self.downloaded)[members]
         arrived, computing = _view(self.arrived)[members], _view(self.computing)[members]
         encode = self.workload.encode_seconds[members]
@@ -290,23 +386,50 @@ class _Federation:
             server=end - float(arrived[last]),
             slowest=int(members[last]),
             clients=len(members),
+            staleness=float(len(self.rounds) - versions.mean()),
+            work=float(_view(self.share)[members].sum()),
+        )
+
+    def account_one(self, client: int, end: float) -> Round:
+        """`account` of one client: where every update is aggregated alone, arrays of one cost a quarter of the time."""
+        dispatched, downloaded, arrived = self.dispatched[client], self.downloaded[client], self.arrived[client]
+        computing, encode = self.computing[client], self.encode[client]
+        return Round(
+            round=len(self.rounds) + 1,
+            start=dispatched,
+            end=end,
+            download=downloaded - dispatched,
+            compute=computing,
+            codec=encode,
+            upload=arrived - downloaded - computing - encode,
+            server=end - arrived,
+            slowest=client,
+            clients=1,
+            staleness=float(len(self.rounds) - self.version_sent[client]),
+            work=self.share[client],
         )
 
     def result(self) -> Result:
         end = self.occupy(0.0)
+        down, up = self.links
+        tasks = np.stack([*map(_view, self.tasks), _view(self.arrived)], axis=1)
         return Result(
             rounds=self.rounds,
             seconds=end,
-            arrivals=_view(self.arrived) - _view(self.dispatched),
-            up_bytes=self.up.moved,
-            down_bytes=self.down.moved,
-            uplink_utilisation=self.utilisation(self.up, end),
-            downlink_utilisation=self.utilisation(self.down, end),
+            arrivals=tasks[:, 3] - tasks[:, 0],
+            tasks=tasks,
+            up_bytes=up.moved,
+            down_bytes=down.moved,
+            uplink_utilisation=self.utilisation(up, end),
+            downlink_utilisation=self.utilisation(down, end),
+            server_utilisation=self.processor_work / end if end else 0.0,
+            client_utilisation=self.computed / (end * len(self.workload)) if end else 0.0,
+            departures=self.departures,
             events=self.engine.events,
             engine=self.engine.validity,
         )
 
-    def utilisation(self, link: _Admission, seconds: float) -> float:
+    def utilisation(self, link: Admission, seconds: float) -> float:
         wire = link.moved / self.star.goodput_factor
         return wire / (self.star.capacity(link.direction) * seconds) if seconds else 0.0
 
@@ -315,5 +438,5 @@ def _doubles(values: np.ndarray) -> array[float]:
     return array("d", np.ascontiguousarray(values, np.float64).tobytes())
 
 
-def _view(values: array[float]) -> np.ndarray:
-    return np.frombuffer(values, np.float64)
+def _view(values: array[Any], dtype: Any = np.float64) -> np.ndarray:
+    return np.frombuffer(values, dtype)

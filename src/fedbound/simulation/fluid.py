@@ -52,8 +52,8 @@ class _Total:
 class SharedLink:
     """Flows 0 .. n-1 on one link; each is open at most once at a time.
 
-    Between two changes: `open` and `close` any flows at one time, then `settle` once; `next_end` is then when the next
-    flow ends if nothing else happens.
+    Between two changes: `open`, `close`, `cancel`, `rescale` and `resize` at one time, then `settle` once; `next_end`
+    is then when the next flow ends if nothing else happens.
 
     Args:
         capacity: bytes/s of the link; infinite where it is no bottleneck.
@@ -111,6 +111,29 @@ class SharedLink:
             self._remove(top[1])
             done.append(top[1])
         return done
+
+    def cancel(self, time: float, flow: int) -> None:
+        """Take out a flow that has not ended; one that is not open is passed over."""
+        if self._side[flow] != _IDLE:
+            self._advance(time)
+            self._remove(flow)
+
+    def rescale(self, time: float, flow: int, cap: float, weight: float) -> None:
+        """Give a flow, open or not, another cap and weight."""
+        self._advance(time)
+        left = self._remove(flow) if self._side[flow] != _IDLE else None
+        self._cap[flow], self._weight[flow], self._ratio[flow] = cap, weight, cap / weight
+        if left is not None:
+            self._share_flow(flow, left)  # `settle` caps it where that is its place
+
+    def resize(self, time: float, capacity: float, caps: np.ndarray, weights: np.ndarray) -> None:
+        """Give the link another capacity, and all flows other caps and weights: O(n)."""
+        self._advance(time)
+        left = [(flow, self._remove(flow)) for flow, side in enumerate(self._side) if side != _IDLE]
+        self.capacity = capacity
+        self._cap, self._weight, self._ratio = _doubles(caps), _doubles(weights), _doubles(caps / weights)
+        for flow, size in left:
+            self._share_flow(flow, size)
 
     def settle(self) -> None:
         """Find the water level for the flows now open, let flows change sides, and set `next_end`."""

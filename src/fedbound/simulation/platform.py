@@ -1,4 +1,4 @@
-"""The network that is simulated: a star of clients around one server.
+"""The network that is simulated: a star of clients around one server, or a tree with sites between them.
 
 Constants are those of SimGrid's default TCP model LV08: a transfer of S bytes pays `13.01 * latency` first and then
 moves `S / 0.97` bytes; a flow's share of a contended link has the weight `1 / (latency + sum of 20537 / bandwidth)`,
@@ -26,11 +26,38 @@ WEIGHT_S = 20537.0  # bytes: how much a slow link lowers a flow's share
 TCP_GAMMA = 4194304.0  # bytes: the largest TCP window
 
 
+SERVER = -1  # in a Change: the server's link, both ways
+
+
 class Direction(IntEnum):
     """Which way a transfer goes."""
 
     DOWN = 0  # server to client
     UP = 1  # client to server
+
+
+@dataclass(frozen=True)
+class Change:
+    """From `time` on, a link has `factor` times its nominal bandwidth, both ways.
+
+    Attributes:
+        time: seconds.
+        client: whose link; SERVER for the server's.
+        factor: above 0.
+
+    Raises:
+        InputError: the time is negative, or the factor not above 0.
+    """
+
+    time: float
+    client: int
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.time < np.inf:
+            raise InputError(f"a bandwidth change at {self.time} s is refused; give seconds from 0")
+        if not 0 < self.factor < np.inf:
+            raise InputError(f"a bandwidth change by the factor {self.factor} is refused; give a number above 0")
 
 
 @dataclass(frozen=True)
@@ -47,9 +74,13 @@ class Star:
         weight_s: bytes in the weights' formula; None gives every flow the same weight.
         tcp_gamma: bytes of the largest TCP window; infinite for none.
         slots: transfers that the server handles at once in each direction, first come first served; None for all.
+        changes: of bandwidths over time, in any order.
+        sites: (n,) int, the site of each client, whose link it shares with the others there; None for a plain star.
+        site_bandwidth: (s,) float64, bytes/s of each site's link, each way; None for a plain star.
 
     Raises:
-        InputError: a bandwidth is zero, negative or no number, a latency negative, slots below 1.
+        InputError: a bandwidth is zero, negative or no number, a latency negative, slots below 1, a change names a
+            client that is not there, or a client a site.
     """
 
     server_up: float
@@ -61,6 +92,9 @@ class Star:
     weight_s: float | None = WEIGHT_S
     tcp_gamma: float = TCP_GAMMA
     slots: int | None = None
+    changes: tuple[Change, ...] = ()
+    sites: np.ndarray | None = None
+    site_bandwidth: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         bandwidth = vector("client_bandwidth", self.client_bandwidth, None, "bytes/s above 0", lambda x: x > 0)
@@ -76,6 +110,28 @@ class Star:
             raise InputError(f"weight_s: {self.weight_s} is refused; give bytes above 0, or None for equal weights")
         if self.slots is not None and self.slots < 1:
             raise InputError(f"slots: {self.slots} is refused; give 1 or more, or None for all transfers at once")
+        if self.sites is not None or self.site_bandwidth is not None:
+            self._check_sites()
+        for change in self.changes:
+            if not SERVER <= change.client < len(bandwidth):
+                raise InputError(
+                    f"a bandwidth change of client {change.client} is refused; there are clients 0 to "
+                    f"{len(bandwidth) - 1}, and {SERVER} is the server"
+                )
+
+    def _check_sites(self) -> None:
+        if self.sites is None or self.site_bandwidth is None:
+            raise InputError("sites and site_bandwidth belong together; give both or neither")
+        links = vector("site_bandwidth", self.site_bandwidth, None, "bytes/s above 0", lambda x: x > 0)
+        sites = np.asarray(self.sites, np.int64)
+        if sites.shape != (len(self),):
+            raise InputError(f"sites: an array of shape {sites.shape} is refused; give one site per client")
+        for client in np.flatnonzero((sites < 0) | (sites >= len(links)))[:1]:
+            raise InputError(
+                f"sites: {sites[client]} for client {client} is refused; there are {len(links)} sites from 0"
+            )
+        object.__setattr__(self, "sites", sites)
+        object.__setattr__(self, "site_bandwidth", links)
 
     def __len__(self) -> int:
         return len(self.client_bandwidth)
@@ -86,17 +142,25 @@ class Star:
 
     def caps(self, direction: Direction) -> np.ndarray:
         """(n,) float64: the most that a flow alone in the network moves, bytes/s."""
-        with np.errstate(divide="ignore"):
-            window = self.tcp_gamma / (2 * self.latency)
-        return np.minimum(np.minimum(self.client_bandwidth, self.capacity(direction)), window)
+        caps: np.ndarray = self.cap(self.client_bandwidth, self.capacity(direction), self.latency)
+        return caps
 
     def weights(self, direction: Direction) -> np.ndarray:
         """(n,) float64: each flow's weight in the sharing of the server's link."""
-        if self.weight_s is None:
-            return np.ones(len(self))
-        slowness = 1 / self.client_bandwidth + 1 / self.capacity(direction)
-        weights: np.ndarray = 1 / (self.latency + self.weight_s * slowness)
+        weights: np.ndarray = self.weight(self.client_bandwidth, self.capacity(direction), self.latency)
         return weights
+
+    def cap(self, bandwidth: Any, capacity: float, latency: Any) -> Any:
+        """The least of the two links (bytes/s) and TCP's window; elementwise."""
+        with np.errstate(divide="ignore"):
+            window = self.tcp_gamma / (2 * np.asarray(latency))
+        return np.minimum(np.minimum(bandwidth, capacity), window)
+
+    def weight(self, bandwidth: Any, capacity: float, latency: Any) -> Any:
+        """A flow's weight over two links (bytes/s) and a latency (s); elementwise."""
+        if self.weight_s is None:
+            return np.ones(np.shape(bandwidth))
+        return 1 / (latency + self.weight_s * (1 / bandwidth + 1 / capacity))
 
     def delays(self) -> np.ndarray:
         """(n,) float64: seconds before a transfer's first byte moves."""

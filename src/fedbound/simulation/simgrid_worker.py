@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 _SPEED = 1e9  # flop/s of every host; delays are work of this speed
-_CORES = 2**20  # of the host that times the timers: each timer gets a core of its own
+_CORES = 2**20  # of every host: each delay and each timer gets a core of its own
 
 
 class Worker:
@@ -25,8 +25,20 @@ class Worker:
         quiet = ["--cfg=network/crosstraffic:0", "--log=root.thres:warning"]
         self.engine = sg.Engine(["fedbound", *quiet, *settings])
         self.clients: list[Any] = []
+        self.links: list[tuple[Any, float]] = []
+        self.server_links: list[tuple[Any, float]] = []
+        self.factors: dict[int, float] = {}
+        self.peaks: dict[int, float] = dict(star["peaks"])
+        self.lifts: list[Any] = []
+        self.free_lifts: list[int] = []
+        self.lifted: dict[int, list[int]] = {}
         self.moves: dict[tuple[int, int], Any] = {}
-        self.delays: dict[tuple[int, int], Any] = {}
+        self.tickets: dict[tuple[int, int], int] = {}  # of the transfer that is wanted; a cancelled one is outdated
+        self.moving: set[tuple[int, int]] = set()
+        self.cancelled: set[tuple[int, int]] = set()  # moves that SimGrid is about to report as ended
+        self.delays: list[Any] = []
+        self.free_delays: dict[int, list[int]] = {}
+        self.delayed: dict[int, tuple[int, int, int]] = {}  # delay -> direction, client, ticket
         self.timers: list[Any] = []
         self.free_timers: list[int] = []
         self._build(star)
@@ -42,14 +54,25 @@ class Worker:
         clock = zone.add_host("clock", _SPEED)
         clock.core_count = _CORES
         self.clock = clock.seal()
+        sites = [
+            self._split_link(zone, f"site {k}", bandwidth, 0.0)
+            for k, bandwidth in enumerate(star["site_bandwidth"] or [])
+        ]
         for index, (bandwidth, latency) in enumerate(zip(star["bandwidth"], star["latency"], strict=True)):
-            host = zone.add_host(f"client {index}", _SPEED).seal()
-            link = zone.add_split_duplex_link(f"link {index}", bandwidth)
-            link.set_latency(latency)
-            link.seal()
-            zone.add_route(host, None, [sg.LinkInRoute(link, up)], True)
+            host = zone.add_host(f"client {index}", _SPEED)
+            host.core_count = _CORES
+            host = host.seal()
+            link = self._split_link(zone, f"link {index}", bandwidth, latency)
+            route = [link, sites[star["sites"][index]]] if sites else [link]
+            zone.add_route(host, None, [sg.LinkInRoute(part, up) for part in route], True)
             self.clients.append(host)
+            self.links.append((link, bandwidth))
         zone.seal()
+
+    def _split_link(self, zone: Any, name: str, bandwidth: float, latency: float) -> Any:
+        link = zone.add_split_duplex_link(name, bandwidth)
+        link.set_latency(latency)
+        return link.seal() or link
 
     def _server_route(self, zone: Any, capacity: dict[str, float | None], arriving: bool = False) -> list[Any]:
         """The server's link one way; an empty route where it is no bottleneck."""
@@ -59,7 +82,8 @@ class Worker:
             return []
         link = zone.add_link(f"server {name}", bandwidth)
         link.set_latency(0.0)
-        return [self.sg.LinkInRoute(link.seal())]
+        self.server_links.append((link.seal(), bandwidth))
+        return [self.sg.LinkInRoute(link)]
 
     def run(self) -> None:
         self.obey()
@@ -71,9 +95,17 @@ class Worker:
         if kind == "timer":
             self._timer_due(int(numbers[0]))
             return
-        direction, client = map(int, numbers)
+        if kind == "lift":
+            self._lift_over(int(numbers[0]))
+            return
         if kind == "delay":
-            self._move(direction, client).enqueue_firings(1)
+            self._delay_over(int(numbers[0]))
+            return
+        direction, client = map(int, numbers)
+        self.moving.discard((direction, client))
+        if (direction, client) in self.cancelled:
+            self.cancelled.discard((direction, client))
+            self._switch(client, on=True)
         else:
             self.tell(direction, client)
             self.obey()
@@ -91,17 +123,69 @@ class Worker:
                     self.transfer(direction, client, size, delay)
                 case ["timer", delay]:
                     self.timer(delay)
+                case ["cancel", direction, client]:
+                    self.cancel(direction, client)
+                case ["rescale", client, factor]:
+                    self.rescale(client, factor)
                 case ["stop"]:
                     self.tell("end", -1)
                     os._exit(0)  # whatever is still under way has no say in the result
 
     def transfer(self, direction: int, client: int, size: float, delay: float) -> None:
-        move = self._move(direction, client)
-        move.bytes = size
+        self._move(direction, client).bytes = size
+        ticket = self.tickets[direction, client] = self.tickets.get((direction, client), 0) + 1
         if delay > 0:
-            self._start(self._delay(direction, client), delay)
+            self._delay(direction, client, ticket, delay)
         else:
-            move.enqueue_firings(1)
+            self._begin(direction, client)
+
+    def cancel(self, direction: int, client: int) -> None:
+        """A task cannot be cancelled: the client's link is switched off, which ends the transfer, and on again."""
+        self.tickets[direction, client] = self.tickets.get((direction, client), 0) + 1
+        if (direction, client) in self.moving:
+            self.cancelled.add((direction, client))
+            self._switch(client, on=False)
+
+    def _switch(self, client: int, on: bool) -> None:
+        link, _ = self.links[client]
+        for half in (link.link_up, link.link_down):
+            (half.turn_on if on else half.turn_off)()
+
+    def rescale(self, client: int, factor: float) -> None:
+        self.factors[client] = factor
+        self._set_bandwidth(client, factor)
+
+    def _set_bandwidth(self, client: int, factor: float) -> None:
+        if client >= 0:
+            link, bandwidth = self.links[client]
+            for half in (link.link_up, link.link_down):
+                half.set_bandwidth(factor * bandwidth)
+            return
+        for link, bandwidth in self.server_links:
+            link.set_bandwidth(factor * bandwidth)
+
+    def _begin(self, direction: int, client: int) -> None:
+        self.moving.add((direction, client))
+        self._move(direction, client).enqueue_firings(1)
+        changing = [end for end in (client, -1) if end in self.peaks]
+        if changing:
+            self._lift(changing)
+
+    def _lift(self, ends: list[int]) -> None:
+        """Let the transfer that is about to begin see the highest bandwidths, for no time at all."""
+        for end in ends:
+            self._set_bandwidth(end, self.peaks[end])
+        if not self.free_lifts:
+            self.free_lifts.append(len(self.lifts))
+            self.lifts.append(self.sg.ExecTask.init(f"lift {len(self.lifts)}", 0.0, self.clock))
+        index = self.free_lifts.pop()
+        self.lifted[index] = ends
+        self.lifts[index].enqueue_firings(1)
+
+    def _lift_over(self, index: int) -> None:
+        for end in self.lifted.pop(index):
+            self._set_bandwidth(end, self.factors.get(end, 1.0))
+        self.free_lifts.append(index)
 
     def _move(self, direction: int, client: int) -> Any:
         if (direction, client) not in self.moves:
@@ -110,11 +194,21 @@ class Worker:
             self.moves[direction, client] = self.sg.CommTask.init(name, 0.0, *(ends[::-1] if direction else ends))
         return self.moves[direction, client]
 
-    def _delay(self, direction: int, client: int) -> Any:
-        if (direction, client) not in self.delays:
-            task = self.sg.ExecTask.init(f"delay {direction} {client}", 0.0, self.clients[client])
-            self.delays[direction, client] = task
-        return self.delays[direction, client]
+    def _delay(self, direction: int, client: int, ticket: int, seconds: float) -> None:
+        """A task of the client's host: the delay of a cancelled transfer may still be under way beside it."""
+        free = self.free_delays.setdefault(client, [])
+        if not free:
+            free.append(len(self.delays))
+            self.delays.append(self.sg.ExecTask.init(f"delay {len(self.delays)}", 0.0, self.clients[client]))
+        index = free.pop()
+        self.delayed[index] = (direction, client, ticket)
+        self._start(self.delays[index], seconds)
+
+    def _delay_over(self, index: int) -> None:
+        direction, client, ticket = self.delayed.pop(index)
+        if self.tickets[direction, client] == ticket:
+            self._begin(direction, client)
+        self.free_delays[client].append(index)
 
     def timer(self, delay: float) -> None:
         if not self.free_timers:

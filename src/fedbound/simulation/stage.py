@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fedbound import artifacts, schemas
 from fedbound.artifacts import Artifact, Table
 from fedbound.errors import InputError
+from fedbound.simulation.availability import Churn
 from fedbound.simulation.driver import Result, simulate
+from fedbound.simulation.target import break_even, epochs_to, raw_both_ways, raw_bytes
 from fedbound.simulation.validation import make_scheduler, validation
-from fedbound.simulation.workload import check_match, population
-from fedbound.study import SimulateScenario
+from fedbound.simulation.workload import Workload, check_match, population
+from fedbound.study import SimulateScenario, Simulation
 
 
 def run(scenario: SimulateScenario, inputs: Mapping[str, Path]) -> Artifact:
@@ -25,20 +28,21 @@ def run(scenario: SimulateScenario, inputs: Mapping[str, Path]) -> Artifact:
         inputs: "profile", an artifact of the profile stage, and "run", one of the train stage.
 
     Returns:
-        Tables "rounds", "summary" (one row) and, where the scenario has as many clients as silos, "validation".
+        Tables "rounds", "summary" (one row), "timeline" and, where the scenario has as many clients as silos,
+        "validation".
 
     Raises:
         InputError: an input is missing, or profile, run and scenario are not of one study.
     """
     profile, measured = _inputs(scenario, inputs)
     workload, star = population(profile, measured, scenario.simulation)
-    scheduler = make_scheduler(scenario.simulation.scheduler, scenario.simulation.rounds, scenario.simulation.seed)
     started = time.perf_counter()
-    result = simulate(workload, star, scheduler, scenario.simulation.engine)
+    result = simulate(workload, star, **_course(scenario.simulation))
     seconds = time.perf_counter() - started
     tables = {
         "rounds": _rounds(result),
-        "summary": _summary(scenario, result, float(workload.up_bytes[0]), float(workload.down_bytes[0]), seconds),
+        "summary": _summary(scenario, measured, workload, result, seconds),
+        "timeline": _timeline(result),
     }
     if scenario.simulation.clients == scenario.silos:
         tables["validation"] = validation(profile, measured)
@@ -73,26 +77,74 @@ def _inputs(scenario: SimulateScenario, inputs: Mapping[str, Path]) -> tuple[Art
     return profile, measured
 
 
+def _course(simulation: Simulation) -> dict[str, Any]:
+    """Scheduler, engine, absences, and when to stop: sync has rounds, the others are given as much work."""
+    work = None if simulation.scheduler["name"] == "sync" else simulation.rounds * simulation.clients
+    most = _MOST_AGGREGATIONS * work if work else simulation.rounds
+    away = None if simulation.present is None else Churn(simulation.present, simulation.absent, simulation.seed)
+    return {
+        "scheduler": make_scheduler(simulation.scheduler, most, simulation.seed),
+        "engine": simulation.engine,
+        "availability": away,
+        "work": work,
+    }
+
+
+_MOST_AGGREGATIONS = 1000  # for each task of work: compass may give tasks of few steps
+
+
 def _rounds(result: Result) -> Table:
     columns = schemas.SIMULATION_ROUNDS.fields
     return schemas.SIMULATION_ROUNDS.columns({key: [getattr(r, key) for r in result.rounds] for key in columns})
 
 
+def _timeline(result: Result) -> Table:
+    """The last tasks of some clients, in the order of their arrival."""
+    arrived = np.flatnonzero(~np.isnan(result.arrivals))
+    order = arrived[np.argsort(result.tasks[arrived, 3], kind="stable")]
+    shown = order[np.linspace(0, len(order) - 1, min(_SHOWN, len(order))).round().astype(int)] if len(order) else order
+    keys = ("dispatched", "downloaded", "computed", "arrived")
+    times = {key: result.tasks[shown, index] for index, key in enumerate(keys)}
+    return schemas.SIMULATION_TIMELINE.columns({"client": shown.tolist(), **{k: v.tolist() for k, v in times.items()}})
+
+
+_SHOWN = 60  # clients of the timeline
+
+
 def _summary(
-    scenario: SimulateScenario, result: Result, up_bytes: float, down_bytes: float, wall_seconds: float
+    scenario: SimulateScenario, run: Artifact, workload: Workload, result: Result, wall_seconds: float
 ) -> Table:
     simulation, exchange = scenario.simulation, scenario.exchange
     bound = exchange.bound
+    folded = [r.clients for r in result.rounds]
+    updates = sum(folded)
+    work = sum(r.work for r in result.rounds)
+    epoch = result.seconds * simulation.clients / work if work else float("nan")
+    target = simulation.target or 0.99 * float(run["rounds"]["accuracy"].max())
+    epochs = epochs_to(run, target)
     row = {
         "clients": simulation.clients,
         "scheduler": simulation.scheduler["name"],
         "codec": exchange.codec["name"],
         "bound": "" if bound is None else f"{bound:g}" if isinstance(bound, float) else bound,
-        "up_bytes": up_bytes,
-        "down_bytes": down_bytes,
+        "up_bytes": float(workload.up_bytes[0]),
+        "down_bytes": float(workload.down_bytes[0]),
+        "raw_bytes": raw_bytes(run),
         "round_seconds": float(np.mean([r.seconds for r in result.rounds])) if result.rounds else float("nan"),
+        "epoch_seconds": epoch,
+        "updates": updates,
+        "update_rate": updates / result.seconds if result.seconds else float("nan"),
+        "staleness": float(np.average([r.staleness for r in result.rounds], weights=folded)) if updates else 0.0,
+        "target": target,
+        "target_epochs": epochs,
+        "target_seconds": epochs * epoch,
+        "curve": run.scenario["training"]["scheduler"]["name"],
+        "break_even": break_even(workload, raw_both_ways(run)),
         "uplink_utilisation": result.uplink_utilisation,
         "downlink_utilisation": result.downlink_utilisation,
+        "server_utilisation": result.server_utilisation,
+        "client_utilisation": result.client_utilisation,
+        "departures": result.departures,
         "server_bandwidth": simulation.server_bandwidth,
         "client_bandwidth": simulation.client_bandwidth,
         "events": result.events,

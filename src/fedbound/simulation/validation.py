@@ -85,6 +85,8 @@ def _silos(profile: Artifact, messages: pd.DataFrame) -> tuple[Workload, Star]:
         aggregate_seconds=float(server["aggregate_seconds"]),
         message_seconds=float(server["message_seconds"]),
         steps=costs["steps"].mean(),
+        load_seconds=_array(costs, "model_seconds"),
+        downlink_seconds=float(server["downlink_seconds"]),
     )
     bandwidth = _array(costs, "bandwidth")
     fastest = float(bandwidth.max())

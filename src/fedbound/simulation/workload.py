@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from fedbound.artifacts import Artifact
 from fedbound.errors import InputError
+from fedbound.simulation.draws import Pool
 from fedbound.simulation.platform import PerClient, Star, vector
 
 if TYPE_CHECKING:
@@ -34,7 +36,11 @@ class Workload:
         aggregate_seconds: server time to fold one decoded update.
         message_seconds: server time for each message that is neither decoding nor folding.
         steps: local steps that train_seconds stands for; a scheduler that asks for other steps scales by them.
-        other_seconds: (n,) float64, what else a round costs a client: loading the model, packing, saving.
+        other_seconds: (n,) float64, what else a round costs a client: packing, saving.
+        load_seconds: (n,) float64, decoding the model message.
+        downlink_seconds: server time to encode the model, once for each version that is sent.
+        variation: factors, equally likely, one of which is drawn for each task's training time; None for no variation.
+        seed: of those draws.
 
     Raises:
         InputError: a time is negative, a size not positive, or either no finite number.
@@ -50,14 +56,21 @@ class Workload:
     message_seconds: float = 0.0
     steps: float = 1.0
     other_seconds: PerClient = 0.0
+    load_seconds: PerClient = 0.0
+    downlink_seconds: float = 0.0
+    variation: np.ndarray | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         count = len(np.atleast_1d(self.train_seconds))
-        for key in ("train_seconds", "encode_seconds", "evaluate_seconds", "other_seconds"):
+        for key in ("train_seconds", "encode_seconds", "evaluate_seconds", "other_seconds", "load_seconds"):
             object.__setattr__(self, key, vector(key, getattr(self, key), count, "seconds from 0", lambda x: x >= 0))
         for key in ("up_bytes", "down_bytes"):
             object.__setattr__(self, key, vector(key, getattr(self, key), count, "bytes above 0", lambda x: x > 0))
-        for key in ("decode_seconds", "aggregate_seconds", "message_seconds"):
+        if self.variation is not None:
+            good = vector("variation", self.variation, None, "factors from 0", lambda x: x >= 0)
+            object.__setattr__(self, "variation", good)
+        for key in ("decode_seconds", "aggregate_seconds", "message_seconds", "downlink_seconds"):
             if not 0 <= getattr(self, key) < np.inf:
                 raise InputError(f"{key}: {getattr(self, key)} is refused; give seconds from 0")
         if not 0 < self.steps < np.inf:
@@ -65,6 +78,10 @@ class Workload:
 
     def __len__(self) -> int:
         return len(self.train_seconds)
+
+    def pool(self) -> Pool | None:
+        """Where each task's factor is drawn from; None without variation."""
+        return None if self.variation is None else Pool(self.variation, self.seed)
 
 
 def check_match(profile: Artifact, run: Artifact) -> None:
@@ -100,7 +117,8 @@ def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tupl
 
     Training time is the median over silos of their profiled time, times `compute_scale`, times lognormal(0,
     compute_spread); bandwidth is `client_bandwidth` times lognormal(0, bandwidth_spread). All training times are drawn
-    first, then all bandwidths. Payloads are the run's mean messages, in whole bytes (SimGrid moves no fractions).
+    first, then all bandwidths, then the stragglers, if any. From task to task the time varies as that of the profiled
+    silos did from round to round. Payloads are the run's mean messages, in whole bytes (SimGrid moves no fractions).
     """
     count = simulation.clients
     costs, server = silo_costs(profile), profile["server"].iloc[0]
@@ -110,6 +128,9 @@ def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tupl
     train *= costs["train_seconds"].median() * simulation.compute_scale
     bandwidth = draw.lognormal(0, simulation.bandwidth_spread, count)
     bandwidth *= simulation.client_bandwidth * MEGABIT
+    if simulation.stragglers:
+        slow = draw.permutation(count)[: round(simulation.stragglers * count)]
+        train[slow] *= simulation.straggler_factor
     capacity = simulation.server_bandwidth * MEGABIT
     workload = Workload(
         train_seconds=train,
@@ -121,8 +142,24 @@ def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tupl
         aggregate_seconds=float(server["aggregate_seconds"]),
         message_seconds=float(server["message_seconds"]),
         steps=costs["steps"].mean(),
+        load_seconds=costs["model_seconds"].median(),
+        downlink_seconds=float(server["downlink_seconds"]),
+        variation=variation(profile),
+        seed=simulation.seed,
     )
-    return workload, Star(capacity, capacity, bandwidth, simulation.latency)
+    star = Star(capacity, capacity, bandwidth, simulation.latency, slots=simulation.slots)
+    if simulation.sites:  # clients are dealt out to the sites in turn
+        links = np.full(simulation.sites, simulation.site_bandwidth * MEGABIT)
+        star = dataclasses.replace(star, sites=np.arange(count) % simulation.sites, site_bandwidth=links)
+    return workload, star
+
+
+def variation(profile: Artifact) -> np.ndarray | None:
+    """Each profiled training time over its silo's median; None where nothing varied."""
+    silos = profile["silos"]
+    medians = silos.groupby("silo").train_seconds.transform("median")
+    factors: np.ndarray = (silos.train_seconds / medians)[medians > 0].to_numpy(np.float64)
+    return factors if len(factors) and (factors != 1).any() else None
 
 
 def silo_costs(profile: Artifact) -> pd.DataFrame:

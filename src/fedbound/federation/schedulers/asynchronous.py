@@ -28,4 +28,4 @@ class Async(Buffered):
     """
 
     def __init__(self, rounds: int):
-        super().__init__(rounds, size=1)
+        super().__init__(rounds, buffer=1)

@@ -19,10 +19,11 @@ counts. When no silo is left, the federation finishes early; a silo that is out 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedbound.errors import InputError
 from fedbound.federation.schedulers import (
@@ -39,11 +40,24 @@ from fedbound.federation.schedulers import (
 )
 from fedbound.registry import SCHEDULERS, Options
 
+_TINY = 1e-9  # 0.07 of 100 is 7, not 8
+
 
 class BufferedOptions(Options):
     """Options of `buffered`."""
 
-    buffer: int = Field(default=3, ge=1, description="updates that are aggregated together (FedBuff's K)")
+    buffer: int | float = Field(
+        default=3,
+        description="updates aggregated together (FedBuff's K): a share of the silos below 1, or a whole number",
+    )
+
+    @field_validator("buffer")
+    @classmethod
+    def _share_or_count(cls, value: int | float) -> int | float:
+        # 1.0 would be all silos as a share and one update as a number: too far apart to guess
+        if not (value >= 1 if isinstance(value, int) else 0 < value < 1):
+            raise ValueError("give a share above 0 and below 1, or a whole number of updates from 1")
+        return value
 
 
 @SCHEDULERS.register("buffered", BufferedOptions)
@@ -57,14 +71,15 @@ class Buffered:
 
     Args:
         rounds: aggregations until the end.
-        size: updates per aggregation, at least 1.
+        buffer: updates per aggregation; a share (float) or a number (int) of the silos that are there at the start.
     """
 
     overlapping = True
 
-    def __init__(self, rounds: int, size: int):
+    def __init__(self, rounds: int, buffer: int | float):
         self.rounds = rounds
-        self.size = size
+        self.buffer_size = buffer
+        self.size = buffer if isinstance(buffer, int) else 1  # known when the silos are
         self.started = False
         self.finished = False
         self.round = 0
@@ -75,11 +90,16 @@ class Buffered:
 
     def check(self, silos: int) -> None:
         """Raise InputError where `silos` silos can never fill the buffer."""
-        if self.size > silos:
+        if self._share(silos) > silos:
             raise InputError(
-                f"scheduler 'buffered': buffer: {self.size} is refused: each of the {silos} silos has at most one "
-                f"update waiting; give at most {silos}"
+                f"scheduler 'buffered': buffer: {self.buffer_size} is refused: each of the {silos} silos has at most "
+                f"one update waiting; give at most {silos}"
             )
+
+    def _share(self, silos: int) -> int:
+        if isinstance(self.buffer_size, int):
+            return self.buffer_size
+        return max(1, math.ceil(self.buffer_size * silos - _TINY))
 
     def handle(self, event: Event) -> list[Action]:
         match event:
@@ -88,6 +108,7 @@ class Buffered:
                     raise ValueError(f"a second start came in round {self.round}")
                 self.started = True
                 self.silos = set(range(silos))
+                self.size = self._share(silos)
                 return self._dispatch(self.silos) if self.silos else self._finish()
             case Arrived(silo=silo):
                 self._answered(silo)
@@ -139,6 +160,7 @@ class Buffered:
             "started": self.started,
             "finished": self.finished,
             "round": self.round,
+            "size": self.size,
             "silos": sorted(self.silos),
             "out": sorted(self.out),
             "buffer": sorted(self.buffer),
@@ -149,6 +171,7 @@ class Buffered:
         self.started = state["started"]
         self.finished = state["finished"]
         self.round = state["round"]
+        self.size = state["size"]
         self.silos = set(state["silos"])
         self.out = set(state["out"])
         self.buffer = set(state["buffer"])

@@ -31,6 +31,7 @@ a silo that is out at the end is not awaited any more.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterable
@@ -94,12 +95,14 @@ class Group:
         latest: T_max, seconds.
         out: silos that have not answered; never empty between events.
         arrived: silos whose update waits.
+        fastest: seconds per step of its fastest member; None where that must be looked up.
     """
 
     expected: float
     latest: float
     out: set[int]
     arrived: set[int]
+    fastest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,7 @@ class Compass:
         self.speed: dict[int, float] = {}
         self.tasks: dict[int, Task] = {}
         self.groups: dict[int, Group] = {}
+        self.order: list[tuple[float, int]] = []  # (T_a, key) of the groups, sorted
         self.created = 0  # groups so far: the key of the next one
 
     def check(self, silos: int) -> None:
@@ -169,24 +173,29 @@ class Compass:
 
     def _arrived(self, silo: int, now: float) -> list[Action]:
         task = self._answered(silo)
-        self._measure(silo, max(_LEAST, (now - task.since) / task.steps))
         group = self.groups.get(task.group)
+        self._measure(silo, max(_LEAST, (now - task.since) / task.steps), group)
         if group is None:  # the silo's first update, or a late one
             return self._proceed({silo}, now)
         group.arrived.add(silo)
         return self._lost(silo, task, now)
 
-    def _measure(self, silo: int, speed: float) -> None:
-        beta = self.options.speed_momentum
-        self.speed[silo] = (1 - beta) * self.speed[silo] + beta * speed if silo in self.speed else speed
+    def _measure(self, silo: int, speed: float, group: Group | None) -> None:
+        beta, before = self.options.speed_momentum, self.speed.get(silo)
+        self.speed[silo] = now = speed if before is None else (1 - beta) * before + beta * speed
+        if group and group.fastest is not None:
+            # a slower fastest member may not be the fastest any more
+            group.fastest = None if before == group.fastest else min(group.fastest, now)
 
     def _lost(self, silo: int, task: Task | None, now: float) -> list[Action]:
         """`silo` is not out any more: aggregate its group if it was the last one, go on if nobody is out."""
         group = self.groups.get(task.group) if task else None
         if task and group:
             group.out.remove(silo)
+            if silo not in group.arrived and self.speed[silo] == group.fastest:
+                group.fastest = None
             if not group.out:
-                del self.groups[task.group]
+                self._close(task.group)
                 if group.arrived:
                     return self._proceed(group.arrived, now)
         return [] if self.tasks else self._proceed(set(), now)
@@ -201,8 +210,14 @@ class Compass:
     def _due(self, key: int, now: float) -> list[Action]:
         if key not in range(self.created):
             raise ValueError(f"timer {key} came in round {self.round}, but only {self.created} were set")
-        group = self.groups.pop(key, None)  # its members that are still out are late from now on
+        group = self._close(key)  # its members that are still out are late from now on
         return self._proceed(group.arrived, now) if group and group.arrived else []
+
+    def _close(self, key: int) -> Group | None:
+        group = self.groups.pop(key, None)
+        if group:
+            del self.order[bisect.bisect_left(self.order, (group.expected, key))]
+        return group
 
     def _proceed(self, silos: set[int], now: float) -> list[Action]:
         """Aggregate the updates of `silos`, if any, and give out new tasks."""
@@ -239,14 +254,27 @@ class Compass:
         if silo not in self.speed:
             return Task(self.options.q_max, now, _ALONE)
         steps, key = self._join(silo, now) or self._create(silo, now)
-        self.groups[key].out.add(silo)
+        group = self.groups[key]
+        group.out.add(silo)
+        if group.fastest is not None:
+            group.fastest = min(group.fastest, self.speed[silo])
         return Task(steps, now, key)
 
     def _join(self, silo: int, now: float) -> tuple[int, int] | None:
         """(steps, key) of the group that gives the silo most work, if one can be reached in time."""
-        options = self.options
-        fits = [(_whole((group.expected - now) / self.speed[silo]), key) for key, group in self.groups.items()]
-        return max(((q, key) for q, key in fits if options.q_min <= q <= options.q_max), default=None)
+        speed = self.speed[silo]
+
+        def steps_to(group: tuple[float, int]) -> int:
+            return _whole((group[0] - now) / speed)
+
+        index = bisect.bisect_right(self.order, self.options.q_max, key=steps_to)
+        if not index or (most := steps_to(self.order[index - 1])) < self.options.q_min:
+            return None
+        youngest = -1
+        while index and steps_to(self.order[index - 1]) == most:
+            index -= 1
+            youngest = max(youngest, self.order[index][1])
+        return most, youngest
 
     def _create(self, silo: int, now: float) -> tuple[int, int]:
         """(steps, key) of a new group."""
@@ -254,6 +282,7 @@ class Compass:
         seconds = steps * self.speed[silo]
         key, self.created = self.created, self.created + 1
         self.groups[key] = Group(now + seconds, now + self.options.latest_time_factor * seconds, set(), set())
+        bisect.insort(self.order, (now + seconds, key))
         return steps, key
 
     def _steps_alone(self, silo: int, now: float) -> int:
@@ -262,9 +291,14 @@ class Compass:
         fits = []
         for group in self.groups.values():
             if now < group.latest:
-                fastest = min(self.speed[member] for member in group.out | group.arrived)
+                fastest = self._fastest(group)
                 fits.append(_whole((group.latest + options.q_max * fastest - now) / self.speed[silo]))
         return max((max(q, options.q_min) for q in fits if q <= options.q_max), default=options.q_max)
+
+    def _fastest(self, group: Group) -> float:
+        if group.fastest is None:
+            group.fastest = min(self.speed[member] for member in group.out | group.arrived)
+        return group.fastest
 
     # ---- restart --------------------------------------------------------------------------------------------------
 
@@ -301,6 +335,7 @@ class Compass:
             int(key): Group(group["expected"], group["latest"], set(group["out"]), set(group["arrived"]))
             for key, group in state["groups"].items()
         }
+        self.order = sorted((group.expected, key) for key, group in self.groups.items())
         self.created = state["created"]
 
 

@@ -33,6 +33,14 @@ class Engine(Protocol):
         """Ask, `delay` seconds from now, for `size` bytes to or from `client`; latency comes on top."""
         ...
 
+    def cancel(self, direction: Direction, client: int) -> None:
+        """Give up the transfer that was asked for and has not ended: no end will be reported."""
+        ...
+
+    def rescale(self, client: int, factor: float) -> None:
+        """From now on the link of `client`, or of SERVER, has `factor` times its nominal bandwidth, both ways."""
+        ...
+
     def timer(self, time: float, key: int) -> None:
         """Ask for `due(key)` at `time`, or now where that has passed."""
         ...

@@ -22,6 +22,8 @@ from fedbound.registry import ENGINES, Options
 from fedbound.simulation.engines import Received, TimerDue
 from fedbound.simulation.platform import Direction, Star
 
+_NO_LATENCY = 1e-12  # seconds paid per second: below SimGrid's precision
+
 
 @ENGINES.register("simgrid", Options)
 def simgrid(options: Options) -> Callable[[Star], SimGrid]:
@@ -55,7 +57,15 @@ class SimGrid:
 
     def transfer(self, direction: Direction, client: int, size: float, delay: float) -> None:
         self.events += 1
+        if self._star.changes:
+            delay += self._star.latency_factor * self._star.latency[client]
         self._wanted.append(["transfer", int(direction), client, float(size), float(delay)])
+
+    def cancel(self, direction: Direction, client: int) -> None:
+        self._wanted.append(["cancel", int(direction), client])
+
+    def rescale(self, client: int, factor: float) -> None:
+        self._wanted.append(["rescale", client, float(factor)])
 
     def timer(self, time: float, key: int) -> None:
         time = max(time, self.now)
@@ -118,13 +128,26 @@ class SimGrid:
 
 
 def _describe(star: Star) -> dict[str, Any]:
+    """The star, as the worker wants it.
+
+    Where bandwidths change, two of SimGrid 4.1's ways are stepped around (its `network_cm02.cpp`): a link's change
+    lets transfers begin that have yet to pay their latency, so that is paid before, by `transfer`; and a transfer is
+    for ever bound by the bandwidths of its start, so it starts at each link's highest (`peaks`, as factors).
+    """
+    peaks: dict[int, float] = {}
+    for change in star.changes:
+        peaks[change.client] = max(peaks.get(change.client, 1.0), change.factor)
     return {
         "server": {d.name: star.capacity(d) if star.capacity(d) < float("inf") else None for d in Direction},
         "bandwidth": star.client_bandwidth.tolist(),
         "latency": star.latency.tolist(),
+        "peaks": [*peaks.items()],
+        "sites": None if star.sites is None else star.sites.tolist(),
+        "site_bandwidth": None if star.site_bandwidth is None else star.site_bandwidth.tolist(),
         "settings": {
             "network/bandwidth-factor": star.goodput_factor,
-            "network/latency-factor": star.latency_factor,
+            # never 0: SimGrid would give each transfer the weight 1
+            "network/latency-factor": _NO_LATENCY if star.changes else star.latency_factor,
             "network/weight-S": star.weight_s,
             "network/TCP-gamma": star.tcp_gamma if star.tcp_gamma < float("inf") else 0,
         },

@@ -15,7 +15,7 @@ pytest.importorskip("numba", reason="ebq needs numba, which the extra 'train' br
 
 from fedbound import codecs
 from fedbound.codecs import ebq
-from fedbound.codecs.entropy import entropy_bits, rans
+from fedbound.codecs.entropy import entropy_bits, rans, tables
 from fedbound.codecs.payload import SEAL_BYTES
 
 FIXED = 64  # bytes that the target allows for heads
@@ -171,12 +171,12 @@ def test_tails_of_the_four_lanes(count):
 @given(st.lists(st.integers(0, 10**6), min_size=2, max_size=300).filter(lambda c: sum(v > 0 for v in c) > 1))
 def test_frequencies_add_up_and_leave_out_nobody(counts):
     full = np.array(counts)
-    bits, frequency, _ = ebq._table(full, np.flatnonzero(full))
+    bits, frequency, _ = tables.scaled(full, np.flatnonzero(full))
     assert frequency.sum() == 1 << bits
     assert ((frequency > 0) == (full > 0)).all()
     assert frequency.max() < 1 << bits
-    packed = memoryview(ebq._pack_table(frequency))
-    np.testing.assert_array_equal(ebq._unpack_table(packed, bits, full.size), frequency)
+    packed = memoryview(tables.pack(frequency))
+    np.testing.assert_array_equal(tables.unpack(packed, bits, full.size), frequency)
 
 
 def test_threads_do_not_share_scratch():

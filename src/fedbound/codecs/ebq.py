@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import struct
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -23,10 +23,17 @@ from fedbound.codecs.lossy import Bounded
 from fedbound.codecs.payload import require
 from fedbound.registry import CODECS, Options
 
-_HEAD = struct.Struct("<BdII")  # whether zeros are coded as runs, step, outliers, quanta other than 0
+if TYPE_CHECKING:
+    from fedbound.codecs.entropy.tables import Model
+
+_HEAD = struct.Struct("<BdII")  # how the quanta are coded, step, outliers, quanta other than 0
 _STREAM = struct.Struct("<BIIH")  # table bits | M << 5, 16-bit words, 64-bit raw words, bytes of the table
+_GROUPED = struct.Struct("<IBBII")  # rows, M, groups, 16-bit words, 64-bit raw words
+_TABLE = struct.Struct("<BI")  # table bits, bytes of the table
 _STATE_BYTES = 24  # four states of 48 bits
+_PLAIN, _RUN, _GROUP = 0, 1, 2  # how the quanta are coded
 _RUNS = 8  # zeros are coded as runs where fewer than one in so many quanta is another,
+_NARROW = 4  # rows and columns that a matrix has at least, for theirs to be told apart
 _LONG = 1 << 20  # and among at least so many values: the runs' own table is worth its bytes only for the time it saves
 _MOST = (1 << 32) - 1  # values per payload: indices of outliers are 32-bit
 _scratch = threading.local()
@@ -38,7 +45,7 @@ class Ebq(Bounded):
 
     name: ClassVar[str] = "ebq"
     id: ClassVar[int] = 5
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     smallest: ClassVar[int] = 8
     releases_gil: ClassVar[bool] = True
 
@@ -52,6 +59,9 @@ class Ebq(Bounded):
         _warm_up()
 
     def _compress(self, flat: np.ndarray, bound: float) -> Any:
+        return self._compress_shaped(flat, bound, flat.shape)
+
+    def _compress_shaped(self, flat: np.ndarray, bound: float, shape: tuple[int, ...]) -> Any:
         if flat.size > _MOST:
             raise ValueError(f"{flat.size} values are more than one payload of ebq holds")
         step = 2.0 * bound
@@ -59,21 +69,34 @@ class Ebq(Bounded):
         outliers = np.empty(flat.size // 16 + 16, np.uint32)
         counts, found = _quantise(flat, bound, step, tokens, outliers)
         present = flat.size - int(counts[0])
-        runs = flat.size >= _LONG and _RUNS * present < flat.size
-        streams = _sparse(flat, step, tokens, counts, present) if runs else (_encode(flat, step, tokens, counts),)
+        kind, stream = self._quanta(flat, step, tokens, counts, present, shape)
         exact = outliers[:found]
-        head = _HEAD.pack(runs, step, found, present)
-        return b"".join((head, *streams, exact.tobytes(), flat[exact].tobytes()))
+        head = _HEAD.pack(kind, step, found, present)
+        return b"".join((head, stream, exact.tobytes(), flat[exact].tobytes()))
+
+    @staticmethod
+    def _quanta(
+        flat: np.ndarray, step: float, tokens: np.ndarray, counts: np.ndarray, present: int, shape: tuple[int, ...]
+    ) -> tuple[int, bytes]:
+        if len(shape) > 1 and min(shape[0], flat.size // shape[0]) >= _NARROW:
+            grouped = _encode_grouped(flat, step, tokens, counts, (shape[0], flat.size // shape[0]))
+            if grouped is not None:
+                return _GROUP, grouped
+        if flat.size >= _LONG and _RUNS * present < flat.size:
+            return _RUN, b"".join(_sparse(flat, step, tokens, counts, present))
+        return _PLAIN, _encode(flat, step, tokens, counts)
 
     def _decompress(self, body: memoryview, flat: np.ndarray) -> None:
         from fedbound.codecs.entropy import rans
 
-        runs, step, found, present = _HEAD.unpack_from(_cut(body, 0, _HEAD.size))
+        kind, step, found, present = _HEAD.unpack_from(_cut(body, 0, _HEAD.size))
         if not 0 < step < np.inf:
             raise ValueError(f"its quantizer has the step {step}")
-        if runs > 1 or max(found, present) > flat.size:
+        if kind > _GROUP or max(found, present) > flat.size:
             raise ValueError("its head is impossible")
-        if runs:
+        if kind == _GROUP:
+            at = _decode_grouped(body, _HEAD.size, step, flat)
+        elif kind == _RUN:
             gaps, kept = np.empty(present, np.float64), np.empty(present, flat.dtype)
             at = _decode(body, _HEAD.size, 1.0, gaps)
             at = _decode(body, at, step, kept)
@@ -123,24 +146,81 @@ def _sparse(x: np.ndarray, step: float, tokens: np.ndarray, counts: np.ndarray, 
 
 def _encode(x: np.ndarray, step: float, tokens: np.ndarray, counts: np.ndarray) -> bytes:
     """One stream: head, states, table, coded tokens, raw bits. `tokens` are the finest ones; they are overwritten."""
-    from fedbound.codecs.entropy import rans
+    from fedbound.codecs.entropy import rans, tables
 
     if not x.size:
         return b""
-    model = _model(counts)
-    kind = rans.tokens_of(model.mantissa)
-    if model.mantissa != rans.FINEST:
-        tokens[:] = kind.of_finest[tokens]
-    raw = np.zeros((model.raw_bits + 63) // 64, np.int64)
-    if raw.size:
-        rans.raw_bits(x, step, tokens, kind.raw, raw)
+    model = tables.cheapest(counts)
+    raw = _raw_bits(x, step, tokens, model.mantissa, model.raw_bits)
     words, states = np.empty(0, np.uint16), b""
     if model.table_bits:
-        out, ends = _buffer("words", x.size + 2 * rans.STATES, np.uint16), np.empty(rans.STATES, np.int64)
-        at = rans.encode(tokens, model.frequency, _starts(model.frequency), model.table_bits, out, ends)
-        words, states = out[at:], _pack_states(ends)
+        words, ends = _coded([tokens], [model])
+        states = _pack_states(ends)
     head = _STREAM.pack(model.table_bits | model.mantissa << 5, words.size, raw.size, len(model.packed))
     return b"".join((head, states, model.packed, words.tobytes(), raw.tobytes()))
+
+
+def _raw_bits(x: np.ndarray, step: float, tokens: np.ndarray, mantissa: int, count: int) -> np.ndarray:
+    """Make the finest `tokens` those of M = `mantissa`, in place; the `count` bits that they leave open, in words."""
+    from fedbound.codecs.entropy import rans
+
+    kind = rans.tokens_of(mantissa)
+    if mantissa != rans.FINEST:
+        tokens[:] = kind.of_finest[tokens]
+    raw = np.zeros((count + 63) // 64, np.int64)
+    if raw.size:
+        rans.raw_bits(x, step, tokens, kind.raw, raw)
+    return raw
+
+
+def _coded(streams: Sequence[np.ndarray], models: Sequence[Model]) -> tuple[np.ndarray, np.ndarray]:
+    """The words of all streams, in the order of decoding, and the states that a decoder begins with."""
+    from fedbound.codecs.entropy import rans
+
+    out = _buffer("words", sum(stream.size for stream in streams) + 2 * rans.STATES, np.uint16)
+    at, states = out.size, np.full(rans.STATES, rans.LOW, np.int64)
+    for tokens, model in zip(reversed(streams), reversed(models), strict=True):
+        if model.table_bits:
+            at = rans.encode(tokens, model.frequency, _starts(model.frequency), model.table_bits, out, at, states)
+    return out[at:], states
+
+
+class _Words:
+    """A decoder of chained streams."""
+
+    def __init__(self, words: memoryview, states: memoryview):
+        from fedbound.codecs.entropy import rans
+
+        self.used = len(words) // 2
+        self.words = _buffer("words", self.used + 2 * rans.STATES, np.uint16)
+        self.words[: self.used] = np.frombuffer(words, np.uint16)
+        self.states = _unpack_states(states)
+        self.at = 0
+
+    def take(self, frequency: np.ndarray, table_bits: int, tokens: np.ndarray) -> None:
+        """Decode the next stream into `tokens`.
+
+        Raises:
+            ValueError: there are too few words.
+        """
+        from fedbound.codecs.entropy import rans
+
+        if not table_bits:
+            tokens[:] = int(frequency.argmax())
+            return
+        slots = np.empty(1 << table_bits, np.uint16)
+        rans.slots(frequency, slots)
+        starts = _starts(frequency)
+        self.at = rans.decode(self.words, self.at, self.used, self.states, slots, frequency, starts, table_bits, tokens)
+        if self.at < 0:
+            raise ValueError("its coded values are damaged")
+
+    def finish(self) -> None:
+        """Raise ValueError unless all words are used and the states are those that a coder began with."""
+        from fedbound.codecs.entropy import rans
+
+        if self.at != self.used or (self.states != rans.LOW).any():
+            raise ValueError("its coded values are damaged")
 
 
 def _decode(body: memoryview, at: int, step: float, out: np.ndarray) -> int:
@@ -149,7 +229,7 @@ def _decode(body: memoryview, at: int, step: float, out: np.ndarray) -> int:
     Raises:
         ValueError: it is not one of `out.size` values.
     """
-    from fedbound.codecs.entropy import rans
+    from fedbound.codecs.entropy import rans, tables
 
     if not out.size:
         return at
@@ -157,27 +237,97 @@ def _decode(body: memoryview, at: int, step: float, out: np.ndarray) -> int:
     table_bits, mantissa = kinds & 31, kinds >> 5
     if table_bits > rans.MOST_BITS or mantissa > rans.FINEST or words > out.size or (words and not table_bits):
         raise ValueError("its head is impossible")
-    kind = rans.tokens_of(mantissa)
     at += _STREAM.size
     sizes = (_STATE_BYTES if table_bits else 0, packed, 2 * words, 8 * raw)
     states, table, coded, rest = (_cut(body, at + sum(sizes[:i]), size) for i, size in enumerate(sizes))
-    frequency = _unpack_table(table, table_bits, kind.base.size)
+    frequency = tables.unpack(table, table_bits, rans.tokens_of(mantissa).base.size)
     tokens = _buffer("tokens", out.size, np.uint16)
     if table_bits:
-        slots = np.empty(1 << table_bits, np.uint16)
-        rans.slots(frequency, slots)
-        padded = _buffer("words", words + 2 * rans.STATES, np.uint16)
-        padded[:words] = np.frombuffer(coded, np.uint16)
-        ends, starts = _unpack_states(states), _starts(frequency)
-        if not rans.decode(padded, words, ends, slots, frequency, starts, table_bits, tokens):
-            raise ValueError("its coded values are damaged")
+        decoder = _Words(coded, states)
+        decoder.take(frequency, table_bits, tokens)
+        decoder.finish()
     else:
         tokens[:] = int(frequency.argmax())
+    _values(tokens, mantissa, rest, step, out)
+    return at + sum(sizes)
+
+
+def _values(tokens: np.ndarray, mantissa: int, rest: memoryview, step: float, out: np.ndarray) -> None:
+    from fedbound.codecs.entropy import rans
+
+    kind, raw = rans.tokens_of(mantissa), len(rest) // 8
     bits = np.zeros(raw + 1, np.int64)
     bits[:raw] = np.frombuffer(rest, np.int64)
     if not rans.values(tokens, kind.base, kind.raw, bits, raw, step, out):
         raise ValueError("its raw bits are damaged")
-    return at + sum(sizes)
+
+
+def _encode_grouped(
+    x: np.ndarray, step: float, tokens: np.ndarray, counts: np.ndarray, shape: tuple[int, int]
+) -> bytes | None:
+    """The entries of a matrix, group by group of like scale; None where one table for all takes no more."""
+    from fedbound.codecs.entropy import rans, scales, tables
+
+    if counts[0] == x.size:
+        return None
+    plain = tables.cheapest(counts)
+    found = scales.groups_of(tokens, shape)
+    classes = np.concatenate((found.rows, found.columns)).astype(np.uint16)
+    models = [tables.model_of(np.bincount(2 * classes, minlength=counts.size), rans.FINEST)]
+    models += [tables.model_of(one, plain.mantissa) for one in found.counts]
+    head_bits = 8 * (_GROUPED.size + len(found.starts) + _TABLE.size * len(models) + _STATE_BYTES)
+    if sum(model.cost for model in models) + head_bits >= plain.cost + 8 * (_STREAM.size + _STATE_BYTES):
+        return None
+    of_context = scales.group_of_context(found.starts)
+    sizes = found.counts.sum(1)
+    ends = np.cumsum(sizes)
+    grouped, values = _buffer("grouped", int(ends[-1]), np.uint16), np.empty(int(ends[-1]), x.dtype)
+    scales.gather(tokens, x, found.rows, found.columns, of_context, ends - sizes, grouped, values)
+    raw = _raw_bits(values, step, grouped, plain.mantissa, sum(model.raw_bits for model in models[1:]))
+    streams = [2 * classes, *(grouped[end - size : end] for end, size in zip(ends, sizes, strict=True))]
+    words, states = _coded(streams, models)
+    head = _GROUPED.pack(shape[0], plain.mantissa, len(sizes), words.size, raw.size)
+    packed = [_TABLE.pack(model.table_bits, len(model.packed)) + model.packed for model in models]
+    return b"".join((head, bytes(found.starts), *packed, _pack_states(states), words.tobytes(), raw.tobytes()))
+
+
+def _decode_grouped(body: memoryview, at: int, step: float, out: np.ndarray) -> int:
+    """Decode what `_encode_grouped` gave into `out`; returns where it ends."""
+    from fedbound.codecs.entropy import rans, scales, tables
+
+    rows, mantissa, groups, words, raw = _GROUPED.unpack_from(_cut(body, at, _GROUPED.size))
+    at += _GROUPED.size
+    if not 0 < rows <= out.size or out.size % rows or mantissa > rans.FINEST or not 0 < groups < scales.CONTEXTS:
+        raise ValueError("its head is impossible")
+    starts = list(_cut(body, at, groups))
+    at += groups
+    models = []
+    for mine in (rans.FINEST, *[mantissa] * groups):
+        table_bits, size = _TABLE.unpack_from(_cut(body, at, _TABLE.size))
+        if table_bits > rans.MOST_BITS:
+            raise ValueError("its head is impossible")
+        table = _cut(body, at + _TABLE.size, size)
+        models.append((tables.unpack(table, table_bits, rans.tokens_of(mine).base.size), table_bits))
+        at += _TABLE.size + size
+    parts = (_STATE_BYTES, 2 * words, 8 * raw)
+    states, coded, rest = (_cut(body, at + sum(parts[:i]), size) for i, size in enumerate(parts))
+    decoder = _Words(coded, states)
+    classes = np.empty(rows + out.size // rows, np.uint16)
+    decoder.take(*models[0], classes)
+    if starts != sorted(set(starts)) or (classes & 1).any() or classes.max() >= 2 * scales.CLASSES:
+        raise ValueError("its scales are impossible")
+    of_rows, of_columns = np.split((classes // 2).astype(np.uint8), [rows])
+    of_context = scales.group_of_context(starts)
+    sizes = scales.sizes(of_rows, of_columns, of_context, groups)
+    ends = np.cumsum(sizes)
+    tokens = _buffer("grouped", int(ends[-1]), np.uint16)
+    for (frequency, table_bits), end, size in zip(models[1:], ends, sizes, strict=True):
+        decoder.take(frequency, table_bits, tokens[end - size : end])
+    decoder.finish()
+    values = np.empty(tokens.size, out.dtype)
+    _values(tokens, mantissa, rest, step, values)
+    scales.scatter(values, of_rows, of_columns, of_context, ends - sizes, out)
+    return at + sum(parts)
 
 
 @cache
@@ -205,76 +355,6 @@ def _starts(frequency: np.ndarray) -> np.ndarray:
     return np.cumsum(frequency) - frequency
 
 
-@dataclass(frozen=True)
-class _Model:
-    """The static model of one payload: which tokens, and how frequent each is."""
-
-    mantissa: int
-    table_bits: int
-    frequency: np.ndarray
-    packed: bytes
-    raw_bits: int
-    cost: float
-
-
-def _model(finest: np.ndarray) -> _Model:
-    """The cheapest model for the counts of the finest tokens, its own size included."""
-    from fedbound.codecs.entropy import rans
-
-    best = _model_of(finest, rans.FINEST)
-    if 8 * len(best.packed) < best.cost / 500:
-        return best  # a smaller table cannot gain what it would lose
-    return min((best, *(_model_of(finest, m) for m in range(rans.FINEST))), key=lambda model: model.cost)
-
-
-def _model_of(finest: np.ndarray, mantissa: int) -> _Model:
-    from fedbound.codecs.entropy import rans
-
-    kind = rans.tokens_of(mantissa)
-    counts = np.bincount(kind.of_finest, finest, kind.base.size).astype(np.int64)
-    present = np.flatnonzero(counts)
-    raw_bits = int(counts @ kind.raw)
-    if present.size == 1:
-        frequency = (counts > 0).astype(np.int64)
-        packed = _pack_table(frequency)
-        return _Model(mantissa, 0, frequency, packed, raw_bits, raw_bits + 8.0 * len(packed))
-    bits, frequency, cost = _table(counts, present)
-    packed = _pack_table(frequency)
-    return _Model(mantissa, bits, frequency, packed, raw_bits, cost + raw_bits + 8 * len(packed))
-
-
-def _table(counts: np.ndarray, present: np.ndarray) -> tuple[int, np.ndarray, float]:
-    """Bits of the frequency table, the frequencies, and the bits that all tokens take with them.
-
-    The smallest table that costs at most a thousandth more than the largest one: a small one stays in the cache.
-    """
-    least = max(11, int(present.size).bit_length() + 1)
-    tables = {bits: _frequencies(counts, present, bits) for bits in (least, 13, 14, 16) if bits >= least}
-    costs = {bits: float(counts[present] @ (bits - np.log2(f[present]))) for bits, f in tables.items()}
-    bits = min(bits for bits, cost in costs.items() if cost <= 1.001 * costs[16] + 64)
-    return bits, tables[bits], costs[bits]
-
-
-def _frequencies(counts: np.ndarray, present: np.ndarray, bits: int) -> np.ndarray:
-    """Counts scaled to the sum 2^bits, none of a token that occurs below 1."""
-    total = 1 << bits
-    scaled = counts[present] * (total / counts.sum())
-    whole = np.maximum(1, np.floor(scaled)).astype(np.int64)
-    missing = total - int(whole.sum())
-    if missing > 0:  # to those for which one more saves most bits
-        gain = counts[present] * np.log2((whole + 1) / whole)
-        whole[np.argsort(-gain, kind="stable")[:missing]] += 1
-        whole[gain.argmax()] += total - int(whole.sum())
-    while missing < 0:  # rare tokens were raised to 1: take it from the frequent ones, where it costs least
-        loss = np.where(whole > 1, counts[present] * np.log2(whole / np.maximum(whole - 1, 0.5)), np.inf)
-        order = np.argsort(loss, kind="stable")[: max(1, min(-missing, int((whole > 1).sum()) // 2))]
-        whole[order] -= 1
-        missing += order.size
-    frequency = np.zeros(counts.size, np.int64)
-    frequency[present] = whole
-    return frequency
-
-
 def _pack_states(states: np.ndarray) -> bytes:
     return b"".join(int(state).to_bytes(6, "little") for state in states)
 
@@ -283,55 +363,3 @@ def _unpack_states(data: memoryview) -> np.ndarray:
     return np.array([int.from_bytes(data[i : i + 6], "little") for i in range(0, _STATE_BYTES, 6)], np.int64)
 
 
-def _pack_table(frequency: np.ndarray) -> bytes:
-    """Frequencies in order of tokens: varint of each, where a 0 is followed by the number of further zeros."""
-    data = bytearray()
-    last = int(np.flatnonzero(frequency)[-1])
-    zeros = 0
-    for value in frequency[: last + 1].tolist():
-        if not value:
-            zeros += 1
-            continue
-        if zeros:
-            data.append(0)
-            _varint(data, zeros - 1)
-            zeros = 0
-        _varint(data, value)
-    return bytes(data)
-
-
-def _varint(data: bytearray, value: int) -> None:
-    while value > 127:
-        data.append(value & 127 | 128)
-        value >>= 7
-    data.append(value)
-
-
-def _unpack_table(data: memoryview, table_bits: int, tokens: int) -> np.ndarray:
-    frequency = np.zeros(tokens, np.int64)
-    token, at = 0, 0
-    while at < len(data):
-        value, at = _read_varint(data, at)
-        if value:
-            if token >= tokens:
-                raise ValueError("its table has more tokens than there are")
-            frequency[token] = value
-            token += 1
-        else:
-            more, at = _read_varint(data, at)
-            token += more + 1
-    if frequency.sum() != 1 << table_bits or (table_bits and frequency.max() == 1 << table_bits):
-        raise ValueError("its table does not add up")
-    return frequency
-
-
-def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data) and shift < 28:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-    raise ValueError("its table is damaged")

@@ -44,7 +44,7 @@ class Lossy(ABC):
         """
         bound = check_bound(bound)
         x = contiguous(x)
-        body = self._lossy(x.reshape(-1), bound)
+        body = self._lossy(x, bound)
         if body is None:
             return encode_exact(x)
         length = SEAL_BYTES + len(body)
@@ -72,14 +72,19 @@ class Lossy(ABC):
             raise ValueError(f"{self.name} refuses it: {error}") from None
         return out
 
-    def _lossy(self, flat: np.ndarray, bound: float) -> Any | None:
+    def _lossy(self, x: np.ndarray, bound: float) -> Any | None:
+        flat = x.reshape(-1)
         possible = flat.dtype in (np.float32, np.float64) and flat.size >= self.smallest
         if not (possible and (bound > 0 or not self.error_bounded) and all_finite(flat)):
             return None
         try:
-            return self._compress(flat, bound)
+            return self._compress_shaped(flat, bound, x.shape)
         except _LIBRARY_ERRORS:
             return None
+
+    def _compress_shaped(self, flat: np.ndarray, bound: float, shape: tuple[int, ...]) -> Any:
+        """`_compress`, for codecs that gain from knowing the array's shape."""
+        return self._compress(flat, bound)
 
     @abstractmethod
     def _compress(self, flat: np.ndarray, bound: float) -> Any:

@@ -29,7 +29,7 @@ MOST_BITS = 16  # of a frequency table
 LOW = 1 << 31
 
 
-def _compiled(function: Any) -> Any:
+def compiled(function: Any) -> Any:
     """Compile without Python's lock; on disk where there is a folder to write to, so that later processes load it."""
     try:
         return numba.njit(nogil=True, cache=True)(function)
@@ -86,12 +86,12 @@ def _short_tokens() -> np.ndarray:
 _SHORT = _short_tokens()
 
 
-@_compiled
+@compiled
 def _cast(value: float, like: np.ndarray) -> Any:
     return like.dtype.type(value)
 
 
-@_compiled
+@compiled
 def _long_token(a: int) -> int:
     extra = 12 - FINEST
     while a >> (extra + FINEST + 1):
@@ -99,7 +99,7 @@ def _long_token(a: int) -> int:
     return _DIRECT + (extra - 1) * (1 << FINEST) + ((a >> extra) & ((1 << FINEST) - 1))
 
 
-@_compiled
+@compiled
 def quantise(
     x: np.ndarray, bound: float, step: float, tokens: np.ndarray, counts: np.ndarray, outliers: np.ndarray
 ) -> int:
@@ -143,7 +143,7 @@ def quantise(
     return found
 
 
-@_compiled
+@compiled
 def split_runs(x: np.ndarray, tokens: np.ndarray, gaps: np.ndarray, others: np.ndarray, kept: np.ndarray) -> int:
     """Tokens other than 0 into `others`, their values into `kept`, the zeros before each, as floats, into `gaps`."""
     found = 0
@@ -158,7 +158,7 @@ def split_runs(x: np.ndarray, tokens: np.ndarray, gaps: np.ndarray, others: np.n
     return found
 
 
-@_compiled
+@compiled
 def join_runs(gaps: np.ndarray, kept: np.ndarray, out: np.ndarray) -> bool:
     """The values `kept` into `out`, and zeros between them; False where they reach beyond `out`."""
     out[:] = 0
@@ -174,7 +174,7 @@ def join_runs(gaps: np.ndarray, kept: np.ndarray, out: np.ndarray) -> bool:
     return True
 
 
-@_compiled
+@compiled
 def raw_bits(x: np.ndarray, step: float, tokens: np.ndarray, raw: np.ndarray, words: np.ndarray) -> None:
     """The bits of |q| that the tokens leave open, least significant first, into `words` (int64, zeros)."""
     inverse = 1.0 / step
@@ -190,7 +190,7 @@ def raw_bits(x: np.ndarray, step: float, tokens: np.ndarray, raw: np.ndarray, wo
             position += width
 
 
-@_compiled
+@compiled
 def _push(state: int, frequency: int, start: int, reciprocal: float, table_bits: int) -> Any:
     """One rANS step; the quotient comes from a float that rounds down, is at most one too small, and is mended."""
     quotient = np.int64(state * reciprocal)
@@ -199,28 +199,34 @@ def _push(state: int, frequency: int, start: int, reciprocal: float, table_bits:
     return ((quotient + over) << table_bits) + rest - over * frequency + start
 
 
-@_compiled
+@compiled
 def encode(
-    tokens: np.ndarray, frequency: np.ndarray, start: np.ndarray, table_bits: int, out: np.ndarray, ends: np.ndarray
+    tokens: np.ndarray,
+    frequency: np.ndarray,
+    start: np.ndarray,
+    table_bits: int,
+    out: np.ndarray,
+    at: int,
+    states: np.ndarray,
 ) -> int:
-    """Code `tokens` back to front, so that a decoder goes front to back.
+    """Code `tokens` back to front, so that a decoder goes front to back; streams chain, the last one coded first.
 
     Args:
         tokens: uint16 [n].
         frequency: int64 [number of tokens], sum 2^table_bits, above 0 for each token that occurs, below 2^table_bits.
         start: int64 [number of tokens], sum of the frequencies before.
-        out: uint16 [n], filled from its end.
-        ends: int64 [4], the final states.
+        out: uint16, at least n words before `at`; filled from there backwards.
+        at: where the words coded so far begin; `out.size` before the first stream.
+        states: int64 [4], `LOW` before the first stream; they are moved on.
 
     Returns:
-        Index in `out` at which the words begin.
+        Index in `out` at which the words now begin.
     """
     reciprocal = np.empty(frequency.size, np.float64)
     for t in range(frequency.size):
         reciprocal[t] = (1.0 - 2.0**-50) / frequency[t] if frequency[t] else 0.0
     limit_shift = 47 - table_bits
-    at = out.size
-    a = b = c = d = LOW
+    a, b, c, d = states[0], states[1], states[2], states[3]
     n = tokens.size
     i = n
     while i & 3:  # the tail, one token at a time
@@ -262,11 +268,11 @@ def encode(
         at -= full
         a >>= 16 * full
         a = _push(a, frequency[ta], start[ta], reciprocal[ta], table_bits)
-    ends[0], ends[1], ends[2], ends[3] = a, b, c, d
+    states[0], states[1], states[2], states[3] = a, b, c, d
     return at
 
 
-@_compiled
+@compiled
 def slots(frequency: np.ndarray, table: np.ndarray) -> None:
     """Which token each of the 2^table_bits slots belongs to, into `table` (uint16)."""
     at = 0
@@ -276,33 +282,37 @@ def slots(frequency: np.ndarray, table: np.ndarray) -> None:
             at += 1
 
 
-@_compiled
+@compiled
 def decode(
     words: np.ndarray,
+    at: int,
     used: int,
-    ends: np.ndarray,
+    states: np.ndarray,
     table: np.ndarray,
     frequency: np.ndarray,
     start: np.ndarray,
     table_bits: int,
     out: np.ndarray,
-) -> bool:
-    """Decode tokens front to back; False where the words are not exactly those of `out.size` tokens.
+) -> int:
+    """Decode tokens front to back.
 
     Args:
         words: uint16, at least 8 more than the `used` ones.
-        ends: int64 [4], the states that `encode` gave.
+        at: the next word.
+        states: int64 [4], those that `encode` gave; they are moved on, to `LOW` after the last stream.
         table: uint16 [2^table_bits] from `slots`.
         out: uint16 [n], written.
+
+    Returns:
+        The next word; -1 where there were too few.
     """
     mask = (1 << table_bits) - 1
-    a, b, c, d = ends[0], ends[1], ends[2], ends[3]
-    at = 0
+    a, b, c, d = states[0], states[1], states[2], states[3]
     n = out.size
     whole = n & ~3
     for i in range(0, whole, 4):
         if at > used:
-            return False
+            return -1
         slot = a & mask
         t = table[slot]
         out[i] = t
@@ -347,10 +357,11 @@ def decode(
             b = state
         else:
             c = state
-    return at == used and a == LOW and b == LOW and c == LOW and d == LOW
+    states[0], states[1], states[2], states[3] = a, b, c, d
+    return at if at <= used else -1
 
 
-@_compiled
+@compiled
 def values(
     tokens: np.ndarray, base: np.ndarray, raw: np.ndarray, words: np.ndarray, limit: int, step: float, out: np.ndarray
 ) -> bool:

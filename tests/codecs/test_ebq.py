@@ -91,6 +91,59 @@ def test_a_long_array_of_zeros_but_for_outliers():
     assert not np.delete(out, 77).any()
 
 
+def matrix(kind: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Entries whose scale is a product of their row's and column's; "dead" ones have rows and columns of zeros."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.exp(rng.normal(size=(shape[0], 1))), np.exp(rng.normal(size=(1, int(np.prod(shape[1:])))))
+    if kind == "dead":
+        rows, columns = rows * (rng.random(rows.shape) < 0.7), columns * (rng.random(columns.shape) < 0.7)
+    if kind == "iid":
+        rows, columns = np.ones_like(rows), np.ones_like(columns)
+    return (rng.laplace(size=(rows.size, columns.size)) * rows * columns).reshape(shape)
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (300, 1000), (128, 64, 3, 3)])
+@pytest.mark.parametrize(("kind", "share"), [("scaled", 0.9), ("dead", 0.8)])
+@pytest.mark.parametrize("relative", [1.0, 0.1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_and_columns_of_unequal_scale_go_below_the_entropy(shape, kind, share, relative, dtype):
+    x = matrix(kind, shape).astype(dtype)
+    bound = relative * float(x.std())
+    codec = codecs.get("ebq")
+    payload = codec.encode(x, bound)
+    assert payload[SEAL_BYTES] == ebq._GROUP
+    assert 8 * (len(payload) - FIXED) / x.size <= share * entropy_bits(x, bound) + 0.002
+    out = codec.decode(payload, np.empty_like(x))
+    assert float(np.abs(x - out).max()) <= bound
+    np.testing.assert_array_equal(out, codec.decode(codec.encode(x.reshape(-1), bound), np.empty_like(x)))
+
+
+@pytest.mark.parametrize("relative", [3.0, 1.0, 0.1, 0.003])
+def test_a_matrix_without_scales_takes_what_a_vector_takes(relative):
+    x = matrix("iid", (400, 500)).astype(np.float32)
+    bound = relative * float(x.std())
+    codec = codecs.get("ebq")
+    assert len(codec.encode(x, bound)) <= len(codec.encode(x.reshape(-1), bound))
+
+
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 60),
+    kind=st.sampled_from(["scaled", "dead", "iid"]),
+    bound=st.sampled_from([1e-4, 0.05, 0.5, 3.0, 50.0]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    seed=st.integers(0, 20),
+    outlier=st.booleans(),
+)
+def test_matrices_come_back_within_the_bound(rows, columns, kind, bound, dtype, seed, outlier):
+    x = matrix(kind, (rows, columns), seed).astype(dtype)
+    if outlier:
+        x[seed % rows, seed % columns] = 1e30
+    codec = codecs.get("ebq")
+    out = codec.decode(codec.encode(x, bound), np.empty_like(x))
+    assert float(np.abs(x.astype(np.float64) - out).max()) <= bound * (1 + 1e-7)
+
+
 @pytest.mark.parametrize("mantissa", range(rans.FINEST + 1))
 def test_tokens_tile_all_magnitudes(mantissa):
     """Every |q| belongs to exactly one token, whose raw bits reach the next token's start."""
@@ -196,15 +249,20 @@ codec = codecs.get("ebq")
 from fedbound.codecs import ebq
 ebq._LONG = 500
 rng = np.random.default_rng(int({seed}))
-x = rng.laplace(size=700).astype(np.float32)
+flat = rng.laplace(size=700).astype(np.float32)
+scales = np.exp2(rng.integers(-2, 3, (48, 1)) + rng.integers(-2, 3, 64)) * (rng.random(64) < 0.8)
+matrix = (rng.laplace(size=(48, 64)) * scales).astype(np.float32)
 refused = decoded = 0
-for bound in (0.5, 1e-5, 3.0):
-    assert (codec._compress(x, bound)[0] == 1) == (bound == 3.0)
-    body = bytes(codec._compress(x, bound))
+cases = [(flat, (700,), 0.5, 0), (flat, (700,), 1e-5, 0), (flat, (700,), 3.0, 1)]
+cases += [(matrix.reshape(-1), (48, 64), bound, 2) for bound in (0.5, 3.0, 0.01)]
+for x, shape, bound, kind in cases:
+    body = bytes(codec._compress_shaped(x, bound, shape))
+    assert body[0] == kind, (bound, kind, body[0])
+    head = 140 if kind == 2 else 40
     for turn in range(600):
         damaged = bytearray(body)
         for _ in range(rng.integers(1, 4)):
-            damaged[rng.integers(40 if turn % 2 else len(damaged))] = rng.integers(256)
+            damaged[rng.integers(head if turn % 2 else len(damaged))] = rng.integers(256)
         if turn % 5 == 0:
             del damaged[rng.integers(len(damaged)):]
         try:
@@ -224,7 +282,7 @@ def test_crafted_streams_never_reach_beyond_an_array(tmp_path):
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     refused, _decoded = map(int, ran.stdout.split())
-    assert refused > 900
+    assert refused > 1800
 
 
 def test_fixed_cost_is_what_the_target_allows():

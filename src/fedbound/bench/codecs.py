@@ -124,7 +124,7 @@ def _real(late: int) -> Iterator[Array]:
         local = assembly.silo(0).train_from(reference, number - 1)
         for name, values in (("weights", local.vector), ("delta", local.vector - reference.vector)):
             block = max(assembly.layout.blocks, key=lambda block: block.size)
-            part = values[block.start : block.stop]
+            part = values[block.start : block.stop].reshape(block.shape)
             for relative in (1e-1, 1e-2, 1e-3):
                 yield Array(f"{name} of round {number}, rel {relative:g}", part, relative * float(np.ptp(part)))
 

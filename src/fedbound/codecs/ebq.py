@@ -146,7 +146,7 @@ def _sparse(x: np.ndarray, step: float, tokens: np.ndarray, counts: np.ndarray, 
 
 def _encode(x: np.ndarray, step: float, tokens: np.ndarray, counts: np.ndarray) -> bytes:
     """One stream: head, states, table, coded tokens, raw bits. `tokens` are the finest ones; they are overwritten."""
-    from fedbound.codecs.entropy import rans, tables
+    from fedbound.codecs.entropy import tables
 
     if not x.size:
         return b""
@@ -361,5 +361,3 @@ def _pack_states(states: np.ndarray) -> bytes:
 
 def _unpack_states(data: memoryview) -> np.ndarray:
     return np.array([int.from_bytes(data[i : i + 6], "little") for i in range(0, _STATE_BYTES, 6)], np.int64)
-
-

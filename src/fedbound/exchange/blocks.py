@@ -67,7 +67,7 @@ class Encoder:
         encoding = Encoding([], np.empty_like(v), 0, 0.0)
         rule = self.rule.prepare(self.layout, v, self.codec) if isinstance(self.rule, Ratio) else self.rule
         for index, (block, checked) in enumerate(zip(self.layout.blocks, self._checked(v, rule), strict=True)):
-            encoding.decoded[block.start : block.stop] = checked.decoded
+            encoding.decoded[block.start : block.stop] = checked.decoded.reshape(-1)
             encoding.violations += checked.violations
             encoding.error_over_bound = max(encoding.error_over_bound, checked.error_over_bound)
             values = v[block.start : block.stop]
@@ -77,7 +77,7 @@ class Encoder:
 
     def _checked(self, v: np.ndarray, rule: BoundRule) -> list[Checked]:
         def one(block: Block) -> Checked:
-            return self._encode_block(block, v[block.start : block.stop], rule)
+            return self._encode_block(block, v[block.start : block.stop].reshape(block.shape), rule)
 
         workers = threads() if getattr(self.codec, "releases_gil", False) else 1
         if workers == 1 or len(self.layout.blocks) == 1:
@@ -96,7 +96,8 @@ class Encoder:
 
     def _culprit(self, block: Block, values: np.ndarray) -> str:
         slices = self.layout.slices
-        inside = ((n, values[slices[n].start - block.start : slices[n].stop - block.start]) for n in block.tensors)
+        flat = values.reshape(-1)
+        inside = ((n, flat[slices[n].start - block.start : slices[n].stop - block.start]) for n in block.tensors)
         return next(name for name, part in inside if not np.isfinite(part).all())
 
     def _integer_records(self, integers: list[np.ndarray]) -> list[Record]:

@@ -112,7 +112,7 @@ class Ratio:
         Raises:
             FederationError: not even the loosest bound takes so few bytes.
         """
-        parts = [v[block.start : block.stop] for block in layout.blocks]
+        parts = [v[block.start : block.stop].reshape(block.shape) for block in layout.blocks]
         parts = [part for part in parts if all_finite(part)]
         units = [_range_bound(1.0, part) for part in parts]
         if not any(units):

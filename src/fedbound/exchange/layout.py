@@ -17,12 +17,16 @@ SMALL = 1024  # float tensors below this many values share one block: coded alon
 
 @dataclass(frozen=True)
 class Block:
-    """A contiguous part `[start, stop)` of the flat vector that is coded as one array."""
+    """A contiguous part `[start, stop)` of the flat vector that is coded as one array.
+
+    `shape` is that of its tensor, from which a codec may gain; blocks of several tensors are flat.
+    """
 
     name: str
     start: int
     stop: int
     tensors: tuple[str, ...]
+    shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
@@ -51,11 +55,12 @@ class Layout:
             self.slices[spec.name] = slice(position, position + prod(spec.shape))
             position += prod(spec.shape)
         self.size = position
-        self.blocks = [Block(s.name, self.slices[s.name].start, self.slices[s.name].stop, (s.name,)) for s in large]
+        places = [(self.slices[s.name].start, self.slices[s.name].stop) for s in large]
+        self.blocks = [Block(s.name, *place, (s.name,), tuple(s.shape)) for s, place in zip(large, places, strict=True)]
         if little:
             names = tuple(s.name for s in little)
             start = self.slices[names[0]].start
-            self.blocks.append(Block("small:" + "+".join(names), start, position, names))
+            self.blocks.append(Block("small:" + "+".join(names), start, position, names, (position - start,)))
 
     @property
     def raw_bytes(self) -> int:

@@ -194,11 +194,32 @@ class Calibration(Section):
 
     codec: Codec = Field(default="ebq", validate_default=True, description="error-bounded codec of the probes")
     tolerance: float = Field(default=1.0, gt=0, lt=100, description="accuracy drop allowed, in percentage points")
-    rounds: int = Field(default=12, ge=1, description="rounds of each probe")
-    seeds: list[Seed] = Field(default=[101, 102, 103], min_length=3, description="seeds of the paired probes")
+    confidence: float = Field(
+        default=0.95, ge=0.5, lt=1, description="probability, at least, that the accepted bound keeps the tolerance"
+    )
+    rounds: int = Field(
+        default=20, ge=1, description="rounds of each probe: as many as the training's, or until accuracy is level"
+    )
+    seeds: list[Seed] = Field(
+        default=[101, 102, 103, 104],
+        min_length=4,
+        description="seeds of the paired probes: the first one searches, the others (at least three) confirm",
+    )
     smallest: float = Field(default=1e-3, gt=0, description="smallest relative bound tried")
     largest: float = Field(default=1.0, gt=0, description="largest relative bound tried")
-    per_decade: int = Field(default=4, ge=1, le=20, description="grid points per factor of ten")
+    per_decade: int = Field(default=8, ge=1, le=20, description="grid points per factor of ten")
+    tensors: Literal["uniform", "sensitivity", "rate"] = Field(
+        default="uniform",
+        description="bounds of tensors: one share of each range; by sensitivity of the loss, fewest bits at high rate; "
+        "the same with rate and error measured on a first update",
+    )
+    silos: Literal["uniform", "needs", "weights"] = Field(
+        default="uniform",
+        description="bounds of silos: alike; finer where labels are rich or accuracy is low; as 1 / number of samples",
+    )
+    spread_factor: float | None = Field(
+        default=None, gt=0, description="largest ratio of the silos' accuracy spread to the uncompressed one; null: any"
+    )
 
     @model_validator(mode="after")
     def _sound(self) -> Calibration:

@@ -210,7 +210,7 @@ def accuracy_by_silo(frames: Frames) -> tuple[Any, str]:
 
 
 def calibration(frames: Frames) -> tuple[Any, str]:
-    from fedbound.report.student import upper_limit
+    from fedbound.calibration.student import upper_limit
 
     probes = _need(frames["probes"], "Not shown: no bound was calibrated (stage calibrate).")
     decisions = frames["decision"].set_index("stem")

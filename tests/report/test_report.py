@@ -103,6 +103,9 @@ def test_every_plot_is_drawn(page: str) -> None:
         "accuracy-by-bytes",
         "accuracy-by-silo",
         "calibration",
+        "calibration-bytes",
+        "calibration-spread",
+        "calibration-layers",
         "privacy",
         "round-time",
         "time-shares",
@@ -148,7 +151,7 @@ def test_without_its_stage_a_plot_is_a_sentence(collected: artifacts.Artifact) -
 
 
 @pytest.mark.parametrize(
-    ("only", "missing"), [("train", 6), ("privacy", 8), ("profile", 8), ("calibrate", 8), ("simulate", 6)]
+    ("only", "missing"), [("train", 9), ("privacy", 11), ("profile", 11), ("calibrate", 8), ("simulate", 9)]
 )
 def test_a_report_of_one_stage_alone(only: str, missing: int, tmp_path: Path, inputs: dict[str, Path]) -> None:
     own = {name: path for name, path in inputs.items() if name.startswith(f"{only}/")}
@@ -310,7 +313,7 @@ def chromium(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.smoke
 def test_the_report_in_a_browser(tmp_path: Path, page: str) -> None:
-    """At 1280 px nothing scrolls sideways, all nine plots are decoded, no block overlaps the next."""
+    """At 1280 px nothing scrolls sideways, all twelve plots are decoded, no block overlaps the next."""
     pytest.importorskip("PIL")
     from PIL import Image
 
@@ -322,7 +325,7 @@ def test_the_report_in_a_browser(tmp_path: Path, page: str) -> None:
     found = re.search(r'data-measured="([\d ]+)"', dom)
     assert found is not None
     width, view, inner, images, overlaps = map(int, found[1].split())
-    assert (width, inner, images, overlaps) == (view, 0, 9, 0)
+    assert (width, inner, images, overlaps) == (view, 0, 12, 0)
     assert view == 1280
     shot = tmp_path / "report.png"
     chromium(tmp_path, "--window-size=1280,3000", f"--screenshot={shot}", original.as_uri())

@@ -408,13 +408,30 @@ def codecs(frames: Frames) -> tuple[Any, str]:
     return figure, "One mark per block of a real update, in an early and a late round; up and to the right is better."
 
 
+def _calibrated(name: str) -> Draw:
+    """A plot of calibration.py, which draws with this file's tools and so is imported later."""
+
+    def draw(frames: Frames) -> tuple[Any, str]:
+        import fedbound.report.calibration as more
+
+        drawn: tuple[Any, str] = getattr(more, name)(frames)
+        return drawn
+
+    return draw
+
+
 _SECTIONS: dict[str, list[tuple[str, str, Draw]]] = {
     "training": [
         ("accuracy-by-round", "Does compression slow learning down?", accuracy_by_round),
         ("accuracy-by-bytes", "How much accuracy does a byte buy?", accuracy_by_bytes),
         ("accuracy-by-silo", "Does any silo pay for the compression?", accuracy_by_silo),
     ],
-    "calibration": [("calibration", "How large may the error bound be?", calibration)],
+    "calibration": [
+        ("calibration", "How large may the error bound be?", calibration),
+        ("calibration-bytes", "What does each bound cost, and where is the knee?", _calibrated("knee")),
+        ("calibration-spread", "Do bounds set silos apart?", _calibrated("spread")),
+        ("calibration-layers", "What is the bound of each tensor?", _calibrated("layers")),
+    ],
     "privacy": [("privacy", "What does each mechanism cost at each epsilon?", privacy)],
     "simulation": [
         ("round-time", "How long is a round at scale, with and without compression?", simulated_times),

@@ -208,10 +208,10 @@ class Calibration(Section):
     smallest: float = Field(default=1e-3, gt=0, description="smallest relative bound tried")
     largest: float = Field(default=1.0, gt=0, description="largest relative bound tried")
     per_decade: int = Field(default=8, ge=1, le=20, description="grid points per factor of ten")
-    tensors: Literal["uniform", "sensitivity", "rate"] = Field(
+    tensors: Literal["uniform", "sensitivity", "rate", "deviation"] = Field(
         default="uniform",
         description="bounds of tensors: one share of each range; by sensitivity of the loss, fewest bits at high rate; "
-        "the same with rate and error measured on a first update",
+        "the same with rate and error measured on a first update; one share of each standard deviation in round 0",
     )
     silos: Literal["uniform", "needs", "weights"] = Field(
         default="uniform",

@@ -109,6 +109,13 @@ def test_what_has_no_sensitivity_or_range_keeps_the_uniform_bound(allocation):
     assert list(allocation(parts((0.0, 0.0, 1.0)), 0.05)) == [1, 1, 1]
 
 
+def test_deviation_gives_every_block_the_same_bound_over_standard_deviation():
+    found = s.deviation(parts((0.0, 0.0, 0.0)), 0.05)
+    absolute = [f * part.range / part.values.std() for f, part in zip(found, parts(), strict=True)]
+    np.testing.assert_allclose(absolute, absolute[0], rtol=1e-5)
+    assert bits(found, 0.05) == pytest.approx(bits(np.ones(3), 0.05), rel=0.02)
+
+
 def test_pieces_of_a_model_follow_its_blocks():
     specs = [
         TensorSpec("w", (200, 600), "float32"),

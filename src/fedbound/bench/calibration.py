@@ -5,7 +5,7 @@ Three questions, each answered on fresh seeds that the calibration has not seen,
 - oracle: the calibrate stage's bound against every bound on a grid around it. The best fixed bound is the coarsest one
   whose accuracy drop (paired by seed, test samples) is within the tolerance at one-sided 95 %.
 - equal bytes: allocations over tensors and silos against one bound for all, at the bound where something is lost (the
-  smallest refused one) and at the accepted one. Each allocation's scale is moved until one run takes the same bytes.
+  smallest refused one) and at the accepted one. Each allocation's scale is moved until three runs take the same bytes.
 - theory: measured over predicted aggregated error, round by round.
 
 Federations are those of `fedbound bench exchange`; accuracy is the mean of the last five evaluations of what silos
@@ -37,6 +37,7 @@ AROUND = (-3, -2, -1, 0, 1, 2)  # grid steps around the calibrated bound
 ALLOCATIONS: dict[str, dict[str, str]] = {
     "tensors by sensitivity": {"tensors": "sensitivity"},
     "tensors by rate": {"tensors": "rate"},
+    "tensors by deviation": {"tensors": "deviation"},
     "silos by needs": {"silos": "needs"},
     "silos by weights": {"silos": "weights"},
 }
@@ -224,7 +225,7 @@ def _equal_bytes(case: Case, name: str, scale: float, judge: _Judge, quick: bool
     for allocation, options in ALLOCATIONS.items():
         judge.prober.scenario = _scenario(case, quick, options)
         shape = survey(judge.prober).shape
-        at = _at_bytes(judge, shape, scale, _total(judge.one(None, scale, case.seeds[0])), allocation)
+        at = _at_bytes(judge, shape, scale, allocation)
         found = judge.all(shape, at, allocation)
         own = f"{label}: {allocation}"
         rows += _reached(own, found, plain)
@@ -239,12 +240,13 @@ def _equal_bytes(case: Case, name: str, scale: float, judge: _Judge, quick: bool
     return rows
 
 
-def _at_bytes(judge: _Judge, shape: Shape, scale: float, wanted: int, name: str) -> float:
-    """The scale at which the first seed's run takes about `wanted` bytes: secant on logarithms, at most six runs."""
-    seed = judge.case.seeds[0]
+def _at_bytes(judge: _Judge, shape: Shape, scale: float, name: str) -> float:
+    """The scale at which the first three seeds take the bytes of one bound `scale`: secant on logarithms, six steps."""
+    seeds = judge.case.seeds[:3]
+    wanted = sum(_total(judge.one(None, scale, seed)) for seed in seeds)
 
     def off(at: float) -> float:
-        return math.log(_total(judge.one(shape, at, seed, name)) / wanted)
+        return math.log(sum(_total(judge.one(shape, at, seed, name)) for seed in seeds) / wanted)
 
     at, slope = scale, -1.2  # bytes fall about so steeply with the bound
     value = off(at)

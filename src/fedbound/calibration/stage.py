@@ -116,7 +116,11 @@ def _tensor_factors(
 ) -> dict[str, float]:
     if kind == "uniform":
         return {}
-    allocation = {"sensitivity": sensitivity.analytic, "rate": sensitivity.lagrangian}[kind]
+    allocation = {
+        "sensitivity": sensitivity.analytic,
+        "rate": sensitivity.lagrangian,
+        "deviation": sensitivity.deviation,
+    }[kind]
     per_silo = [allocation(sensitivity.pieces(layout, update, fisher), COMPARED_AT) for update in updates]
     factors = np.exp(np.mean(np.log(per_silo), axis=0))
     return {name: float(factor) for block, factor in zip(layout.blocks, factors, strict=True) for name in block.tensors}

@@ -161,7 +161,7 @@ BOUNDS_PROBES = Schema(
 BOUNDS_DECISION = Schema(
     {
         "scale": _f("1", "largest relative bound accepted; 0 where none was"),
-        "refused": _f("1", "next relative bound above it, which was refused; NaN where there is none"),
+        "refused": _f("1", "smallest relative bound above it that was refused; NaN where there is none"),
         "screened": _f("1", "where the search with the first seed ended and the confirmation began"),
         "tolerance": _f("percentage point", "accuracy drop allowed"),
         "confidence": _f("1", "probability, at least, that the accepted bound's expected drop is within the tolerance"),

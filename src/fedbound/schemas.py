@@ -135,7 +135,7 @@ BOUNDS = Schema(
         "silo": _i("1", "silo; -1 for all"),
         "tensor": _s("name of the tensor"),
         "bound": _f("1", "absolute bound at round 0 (mean over silos of an uncompressed first round)"),
-        "rule": _s("how the bound scales in later rounds: 'range' is scale * (max - min) of what is encoded"),
+        "rule": _s("the bound in later rounds: 'range': scale * (max - min) of what is encoded, 'std': * its sd"),
         "scale": _f("1", "the rule's factor"),
         "predicted_bits": _f("bit", "predicted bits per value: entropy of round(x / (2 bound)) at round 0"),
         "measured_bits": _f("bit", "bits per value sent for the tensor's block, mean over a probe's rounds and silos"),
@@ -160,6 +160,7 @@ BOUNDS_PROBES = Schema(
 
 BOUNDS_DECISION = Schema(
     {
+        "rule": _s("what a bound is relative to: a tensor's value range ('range') or its standard deviation ('std')"),
         "scale": _f("1", "largest relative bound accepted; 0 where none was"),
         "refused": _f("1", "smallest relative bound above it that was refused; NaN where there is none"),
         "screened": _f("1", "where the search with the first seed ended and the confirmation began"),

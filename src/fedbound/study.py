@@ -205,8 +205,15 @@ class Calibration(Section):
         min_length=4,
         description="seeds of the paired probes: the first one searches, the others (at least three) confirm",
     )
-    smallest: float = Field(default=1e-3, gt=0, description="smallest relative bound tried")
-    largest: float = Field(default=1.0, gt=0, description="largest relative bound tried")
+    rule: Literal["range", "std"] = Field(
+        default="std", description="what bounds are relative to: each tensor's standard deviation, or its value range"
+    )
+    smallest: float | None = Field(
+        default=None, gt=0, description="smallest relative bound tried; null: 0.001 of ranges, 0.01 standard deviations"
+    )
+    largest: float | None = Field(
+        default=None, gt=0, description="largest relative bound tried; null: 1 range, 10 standard deviations"
+    )
     per_decade: int = Field(default=8, ge=1, le=20, description="grid points per factor of ten")
     tensors: Literal["uniform", "sensitivity", "rate", "deviation"] = Field(
         default="uniform",
@@ -223,13 +230,20 @@ class Calibration(Section):
 
     @model_validator(mode="after")
     def _sound(self) -> Calibration:
-        if self.smallest >= self.largest:
-            raise ValueError(f"smallest ({self.smallest:g}) must be below largest ({self.largest:g})")
+        smallest, largest = self.ends
+        if smallest >= largest:
+            raise ValueError(f"smallest ({smallest:g}) must be below largest ({largest:g})")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"the seeds {self.seeds} repeat one; give different ones")
         if not CODECS.entry(self.codec["name"]).factory.error_bounded:
             raise ValueError(f"the codec {self.codec['name']!r} has no error bound to calibrate; try 'ebq'")
         return self
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Smallest and largest relative bound tried."""
+        smallest, largest = {"range": (1e-3, 1.0), "std": (1e-2, 10.0)}[self.rule]
+        return self.smallest or smallest, self.largest or largest
 
 
 class Privacy(Section):

@@ -75,11 +75,11 @@ def parts(g: tuple[float, ...] = (1.0, 0.01, 1.0)) -> list[s.Piece]:
 
 
 def harm(found: np.ndarray, scale: float) -> float:
-    return sum(p.sensitivity * p.error(scale * f * p.range) for p, f in zip(parts(), found, strict=True))
+    return sum(p.sensitivity * p.error(scale * f * p.unit) for p, f in zip(parts(), found, strict=True))
 
 
 def bits(found: np.ndarray, scale: float) -> float:
-    return sum(p.bits(scale * f * p.range) for p, f in zip(parts(), found, strict=True))
+    return sum(p.bits(scale * f * p.unit) for p, f in zip(parts(), found, strict=True))
 
 
 @pytest.mark.parametrize("scale", [0.005, 0.05])
@@ -111,7 +111,7 @@ def test_what_has_no_sensitivity_or_range_keeps_the_uniform_bound(allocation):
 
 def test_deviation_gives_every_block_the_same_bound_over_standard_deviation():
     found = s.deviation(parts((0.0, 0.0, 0.0)), 0.05)
-    absolute = [f * part.range / part.values.std() for f, part in zip(found, parts(), strict=True)]
+    absolute = [f * part.unit / part.values.std() for f, part in zip(found, parts(), strict=True)]
     np.testing.assert_allclose(absolute, absolute[0], rtol=1e-5)
     assert bits(found, 0.05) == pytest.approx(bits(np.ones(3), 0.05), rel=0.02)
 
@@ -127,5 +127,6 @@ def test_pieces_of_a_model_follow_its_blocks():
     found = s.pieces(layout, update, {"w": 2.0, "b": 1.0, "c": 27.0})
     assert [part.size for part in found] == [120_000, 208]
     assert found[0].values.size <= s.SAMPLE
-    assert found[0].range == 119_999
+    assert found[0].unit == 119_999
+    assert s.pieces(layout, update, {}, "std")[0].unit == pytest.approx(update[:120_000].std(), rel=1e-6)
     assert [part.sensitivity for part in found] == pytest.approx([2.0, (200 * 1 + 8 * 27) / 208])

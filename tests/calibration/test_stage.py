@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,8 @@ from fedbound.models.state import TensorSpec
 
 
 def scenario(members: int = 3, **calibration: object) -> study.CalibrateScenario:
-    settings = {"rounds": 3, "smallest": 0.01, "largest": 1.0, "per_decade": 1, "tolerance": 8.0} | calibration
+    settings = {"rounds": 3, "rule": "range", "smallest": 0.01, "largest": 1.0, "per_decade": 1, "tolerance": 8.0}
+    settings |= calibration
     return study.CalibrateScenario(
         study="t",
         data=study.Data(silos=members),
@@ -81,11 +84,12 @@ def test_a_shapes_rows_are_what_the_exchange_reads():
         assert rule.absolute(layout.blocks[1], values) == pytest.approx(wanted / 2)
 
 
-def test_probes_are_the_runs_of_training():
+@pytest.mark.parametrize(("rule", "mode"), [("range", "rel"), ("std", "std")])
+def test_probes_are_the_runs_of_training(rule, mode):
     """A uniform shape gives the numbers of the same bound written in the study, and remembers them."""
-    prober = Prober(scenario())
+    prober = Prober(scenario(rule=rule))
     found = prober.probe(0.1, 5)
-    exchange = study.Exchange.model_validate({"codec": "ebq", "bound": 0.1})
+    exchange = study.Exchange.model_validate({"codec": "ebq", "bound": 0.1, "bound_mode": mode})
     same = prober.assembly(0.0, 5)
     same.exchange = exchange
     server = same.server(same.local())
@@ -93,6 +97,28 @@ def test_probes_are_the_runs_of_training():
     assert found.bytes_up == sum(row["bytes_up"] for row in server.records.rows["silos"])
     assert prober.probe(0.1, 5) is found
     assert found.accuracy == pytest.approx(np.average(found.by_silo, weights=np.bincount(prober.owner)))
+
+
+def test_standard_deviations_are_the_default_rule():
+    artifact = stage.run(scenario(rule="std", smallest=0.1, largest=1.0), {})
+    bounds = artifact["bounds"]
+    assert set(bounds.rule) == {"std"} == {artifact["decision"]["rule"][0]} == {study.Calibration().rule}
+    assert study.Calibration().ends == (0.01, 10.0)
+    assert study.Calibration(rule="range", largest=0.5).ends == (0.001, 0.5)
+    # bits per value follow the bound in standard deviations, whatever the tensor
+    assert bounds.predicted_bits[bounds.direction == "up"].between(0.5, 5).all()
+
+
+def test_rules_may_not_mix_in_one_direction():
+    layout = Layout([TensorSpec("w", (64, 64), "float32")])
+    shapes = [Shape(rule=rule).table(layout, 0.1) for rule in ("range", "std")]
+    mixed = {
+        key: replace(column, values=np.concatenate([column.values, shapes[1][key].values]))
+        for key, column in shapes[0].items()
+    }
+    artifact = artifacts.Artifact("calibrate", "t", {}, None, {"bounds": mixed})
+    with pytest.raises(InputError, match="unknown rule"):
+        rules.rule(study.Exchange.model_validate({"codec": "ebq"}), layout, 0, artifact, "up")
 
 
 def test_a_spread_factor_that_nothing_meets_refuses():

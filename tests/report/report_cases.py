@@ -149,6 +149,7 @@ def calibrate(name: str = "synthetic") -> artifacts.Artifact:
     ]
     decision = row(
         schemas.BOUNDS_DECISION,
+        rule="range",
         scale=SCALE,
         refused=1.0,
         tolerance=1.0,

@@ -74,7 +74,7 @@ class Prober:
 
     def __init__(self, scenario: study.CalibrateScenario, shape: Shape | None = None):
         self.scenario = scenario
-        self.shape = shape or Shape()
+        self.shape = shape or Shape(rule=scenario.calibration.rule)
         self.federation = data.federation(scenario.data)
         self.done: dict[tuple[float, int], Probe] = {}
         sizes = [len(silo.validation) for silo in self.federation.silos]

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from fedbound.calibration.shape import unit
 from fedbound.codecs.entropy import entropy_bits
 from fedbound.data import Split
 from fedbound.exchange.layout import Layout
@@ -95,13 +96,13 @@ class Piece:
         values: values of a typical update, evenly picked where there are many (flat float32).
         sensitivity: mean squared gradient over the block; 0 where the loss does not depend on it.
         size: number of the block's values.
-        range: largest minus smallest of all its values.
+        unit: what a scale is a multiple of: the range or the standard deviation of all its values.
     """
 
     values: np.ndarray
     sensitivity: float
     size: int
-    range: float
+    unit: float
 
     def bits(self, bound: float) -> float:
         """Predicted bits of the whole block: its size times the entropy of the quantized values."""
@@ -113,14 +114,14 @@ class Piece:
         return self.size * float(np.square(x - 2 * bound * np.rint(x / (2 * bound))).mean())
 
 
-def pieces(layout: Layout, update: np.ndarray, sensitivity: Mapping[str, float]) -> list[Piece]:
+def pieces(layout: Layout, update: np.ndarray, sensitivity: Mapping[str, float], rule: str = "range") -> list[Piece]:
     """One piece per block of a flat update; a block of small tensors has the mean of theirs, by size."""
     found = []
     for block in layout.blocks:
         sizes = [layout.slices[name].stop - layout.slices[name].start for name in block.tensors]
         g = sum(n * sensitivity.get(name, 0.0) for n, name in zip(sizes, block.tensors, strict=True)) / sum(sizes)
         values = update[block.start : block.stop]
-        found.append(Piece(values[:: -(-block.size // SAMPLE)], g, block.size, float(np.ptp(values))))
+        found.append(Piece(values[:: -(-block.size // SAMPLE)], g, block.size, unit(rule, values)))
     return found
 
 
@@ -132,14 +133,14 @@ def analytic(parts: Sequence[Piece], scale: float) -> np.ndarray:
         scale: relative bound at which bits are compared.
 
     Returns:
-        One factor per block, within LARGEST_FACTOR; 1 for a block without sensitivity or range.
+        One factor per block, within LARGEST_FACTOR; 1 for a block without sensitivity or all alike.
     """
-    live = [i for i, part in enumerate(parts) if part.sensitivity > 0 and part.range > 0]
+    live = [i for i, part in enumerate(parts) if part.sensitivity > 0 and part.unit > 0]
     factors = np.ones(len(parts))
     if len(live) < 2:
         return factors
     absolute = minimal_bits(1.0, [parts[i].size for i in live], [parts[i].sensitivity for i in live])
-    relative = absolute / [parts[i].range for i in live]
+    relative = absolute / [parts[i].unit for i in live]
     return _at_equal_bits(parts, live, scale, lambda level: relative * math.exp(level))
 
 
@@ -148,38 +149,38 @@ def lagrangian(parts: Sequence[Piece], scale: float) -> np.ndarray:
 
     Arguments and result as in `analytic`. The level is the one at which the bits equal those of the uniform bound.
     """
-    live = [i for i, part in enumerate(parts) if part.sensitivity > 0 and part.range > 0]
+    live = [i for i, part in enumerate(parts) if part.sensitivity > 0 and part.unit > 0]
     if len(live) < 2:
         return np.ones(len(parts))
-    bits = np.array([[parts[i].bits(scale * f * parts[i].range) for f in _STEPS] for i in live])
-    harm = np.array([[parts[i].sensitivity * parts[i].error(scale * f * parts[i].range) for f in _STEPS] for i in live])
+    bits = np.array([[parts[i].bits(scale * f * parts[i].unit) for f in _STEPS] for i in live])
+    harm = np.array([[parts[i].sensitivity * parts[i].error(scale * f * parts[i].unit) for f in _STEPS] for i in live])
     return _at_equal_bits(parts, live, scale, lambda level: _STEPS[(bits + harm * math.exp(-level)).argmin(1)])
 
 
 def deviation(parts: Sequence[Piece], scale: float) -> np.ndarray:
-    """Factors that make every bound the same multiple of its block's standard deviation; nothing of the loss is used.
+    """Factors that make every bound the same multiple of its block's standard deviation in a first update.
 
     With error feedback a bound does not harm by the error that it leaves, which is sent later, but by how long updates
     wait for being sent: bound over standard deviation says that better than bound over range. Ours; no source.
 
     Arguments and result as in `analytic`, sensitivities apart.
     """
-    live = [i for i, part in enumerate(parts) if part.range > 0]
+    live = [i for i, part in enumerate(parts) if part.unit > 0]
     if len(live) < 2:
         return np.ones(len(parts))
-    relative = np.array([float(parts[i].values.std(dtype=np.float64)) / parts[i].range for i in live])
+    relative = np.array([float(parts[i].values.std(dtype=np.float64)) / parts[i].unit for i in live])
     return _at_equal_bits(parts, live, scale, lambda level: relative * math.exp(level))
 
 
 def _at_equal_bits(parts: Sequence[Piece], live: list[int], scale: float, factors_at: Any) -> np.ndarray:
     """The factors of the level at which the bits are those of the uniform bound; higher levels are coarser."""
-    wanted = sum(parts[i].bits(scale * parts[i].range) for i in live)
+    wanted = sum(parts[i].bits(scale * parts[i].unit) for i in live)
 
     def at(level: float) -> np.ndarray:
         return np.clip(np.asarray(factors_at(level), np.float64), 1 / LARGEST_FACTOR, LARGEST_FACTOR)
 
     def bits(level: float) -> float:
-        return sum(parts[i].bits(scale * f * parts[i].range) for i, f in zip(live, at(level), strict=True))
+        return sum(parts[i].bits(scale * f * parts[i].unit) for i, f in zip(live, at(level), strict=True))
 
     low, high = -60.0, 60.0
     for _ in range(40):

@@ -20,7 +20,7 @@ from fedbound.errors import InputError
 from fedbound.exchange.layout import Layout
 
 SILENT = 0.003  # predicted bits per value of the first update: coarser bounds send next to nothing
-COMPARED_AT = 0.1  # relative bound at which allocations take as many bits as the uniform one
+COMPARED_AT = {"range": 0.1, "std": 1.5}  # scale at which allocations take as many bits as the uniform bound
 NO_DOUBT = 2.0  # a screened drop beyond this multiple of the tolerance needs no test
 
 
@@ -104,15 +104,17 @@ def survey(prober: Prober) -> Survey:
         )
         for number, silo in enumerate(prober.federation.silos)
     ]
+    settings = scenario.calibration
     shape = Shape(
-        _tensor_factors(scenario.calibration.tensors, layout, updates, fisher),
-        _silo_factors(scenario.calibration.silos, facts),
+        _tensor_factors(settings.tensors, settings.rule, layout, updates, fisher),
+        _silo_factors(settings.silos, facts),
+        settings.rule,
     )
     return Survey(layout, updates, fisher, facts, shape)
 
 
 def _tensor_factors(
-    kind: str, layout: Layout, updates: Sequence[np.ndarray], fisher: Mapping[str, float]
+    kind: str, rule: str, layout: Layout, updates: Sequence[np.ndarray], fisher: Mapping[str, float]
 ) -> dict[str, float]:
     if kind == "uniform":
         return {}
@@ -121,7 +123,7 @@ def _tensor_factors(
         "rate": sensitivity.lagrangian,
         "deviation": sensitivity.deviation,
     }[kind]
-    per_silo = [allocation(sensitivity.pieces(layout, update, fisher), COMPARED_AT) for update in updates]
+    per_silo = [allocation(sensitivity.pieces(layout, update, fisher, rule), COMPARED_AT[rule]) for update in updates]
     factors = np.exp(np.mean(np.log(per_silo), axis=0))
     return {name: float(factor) for block, factor in zip(layout.blocks, factors, strict=True) for name in block.tensors}
 
@@ -137,7 +139,8 @@ def decide(prober: Prober, known: Survey) -> Decision:
     """Screen with the first seed, confirm with the others."""
     settings = prober.scenario.calibration
     first, *others = settings.seeds
-    scales = _speaking(grid(settings.smallest, settings.largest, settings.per_decade), known)
+    smallest, largest = settings.ends
+    scales = _speaking(grid(smallest, largest, settings.per_decade), known)
     screened: dict[float, float] = {}
 
     def drop(scale: float) -> float:
@@ -174,7 +177,9 @@ def _predicted(known: Survey, scale: float) -> float:
         for block in known.layout.blocks:
             values = update[block.start : block.stop]
             factor = min(known.shape.tensors.get(name, 1.0) for name in block.tensors)
-            bits = entropy_bits(values[:: -(-block.size // sensitivity.SAMPLE)], scale * factor * float(np.ptp(values)))
+            bits = entropy_bits(
+                values[:: -(-block.size // sensitivity.SAMPLE)], known.shape.absolute(scale * factor, values)
+            )
             total += bits * block.size
     return total / (len(known.updates) * known.layout.size)
 

@@ -65,7 +65,7 @@ def _bounds(
             continue
         sent = [mean] if direction == "down" else list(updates) if silo == ALL_SILOS else [updates[silo]]
         parts = [update[layout.slices[name]] for update in sent]
-        absolute = [own * float(np.ptp(part)) for part in parts]
+        absolute = [prober.shape.absolute(own, part) for part in parts]
         measured = [
             bits
             for (where, who, block), bits in probe.bits.items()
@@ -76,7 +76,7 @@ def _bounds(
             "silo": silo,
             "tensor": name,
             "bound": float(np.mean(absolute)),
-            "rule": "range",
+            "rule": prober.shape.rule,
             "scale": own,
             "predicted_bits": float(np.mean([entropy_bits(p, b) for p, b in zip(parts, absolute, strict=True)])),
             "measured_bits": float(np.mean(measured)),
@@ -126,6 +126,7 @@ def decision(prober: Prober, found: Decision, seconds: float) -> dict[str, Any]:
     confirmed = _confirming(prober, found)
     plain = [prober.probe(0.0, probe.seed) for probe in confirmed]
     return {
+        "rule": settings.rule,
         "scale": found.accepted,
         "refused": found.refused,
         "screened": found.screened,

@@ -54,7 +54,7 @@ def spread(frames: plots.Frames) -> tuple[Any, str]:
         if decisions.scale[stem] > 0:
             label = f"{named}accepted {decisions.scale[stem]:.3g}"
             axes.axvline(decisions.scale[stem], color=style["color"], linewidth=1.2, label=label)
-    axes.set(xlabel="error bound, share of each tensor's range (log scale)", xscale="log")
+    axes.set(xlabel=f"error bound, {plots._bound_unit(decisions)} (log scale)", xscale="log")
     axes.set_ylabel("standard deviation over silos, points")
     plots._plain(axes.xaxis)
     plots._legend(axes)
@@ -85,7 +85,7 @@ def layers(frames: plots.Frames) -> tuple[Any, str]:
     axes.set_xlim(-0.5, len(tensors) - 0.5)
     plots._legend(axes)
     more = " The first calibration is shown." if frames["bounds"].stem.nunique() > 1 else ""
-    return figure, f"Mean over silos of a first, uncompressed round; later rounds follow each tensor's range.{more}"
+    return figure, f"Mean over silos of a first, uncompressed round; later rounds follow what is encoded.{more}"
 
 
 def _calibrations(frames: plots.Frames) -> tuple[Any, list[str]]:

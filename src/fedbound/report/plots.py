@@ -229,12 +229,18 @@ def calibration(frames: Frames) -> tuple[Any, str]:
             axes.axvline(accepted, color=style["color"], linewidth=1.2, label=f"{named}accepted {accepted:.3g}")
     for tolerance in sorted(set(decisions.tolerance[stems])):
         axes.axhline(tolerance, color=GREY, linestyle="--", linewidth=1.2, label=f"tolerance {tolerance:g}")
-    axes.set(xlabel="error bound, share of each tensor's range (log scale)", xscale="log")
+    axes.set(xlabel=f"error bound, {_bound_unit(decisions)} (log scale)", xscale="log")
     axes.set_ylabel("accuracy drop, percentage points")
     _plain(axes.xaxis)
     _linear_near_zero(axes, probes["drop"], float(decisions.tolerance.max()))
     _legend(axes)
     return figure, "Drop against the uncompressed run of the same seed; small dots are single seeds."
+
+
+def _bound_unit(decisions: pd.DataFrame) -> str:
+    """What relative bounds are relative to."""
+    words = {"std": "standard deviations of each tensor", "range": "share of each tensor's range"}
+    return " or ".join(words.get(rule, words["range"]) for rule in dict.fromkeys(decisions.rule))
 
 
 def _linear_near_zero(axes: Any, drops: pd.Series, tolerance: float) -> None:

@@ -78,7 +78,7 @@ def test_bounds_of_another_stage_or_model_are_refused(capsys, tmp_path):
     artifacts.write(path, artifacts.Artifact("privacy", "t", {}))
     assert "'calibrate' one is needed" in refusal(capsys, *base, "--input", f"bounds={path}")
     row = {"direction": "up", "silo": -1, "tensor": "foreign", "bound": 1.0, "rule": "range", "scale": 0.1}
-    table = schemas.BOUNDS.table([{**row, "predicted_bits": 1.0, "sensitivity": 0.0}])
+    table = schemas.BOUNDS.table([{**row, "predicted_bits": 1.0, "measured_bits": 1.0, "sensitivity": 0.0}])
     for key, words in (("model", "another model"), ("data", "another data"), ("mode", "another mode")):
         parsed = study.TrainScenario.model_validate_json(TRAIN)
         same = {"data": parsed.data.model_dump(mode="json"), "model": parsed.model, "mode": "delta"}

@@ -36,7 +36,7 @@ exchange:
   bound: [calibrated, 0.1]
 calibration:
   tolerance: 1.0
-  seeds: [1, 2, 3]
+  seeds: [1, 2, 3, 4]
 privacy:
   mechanism: [gaussian, laplace]
   epsilon: [1.0, 4]
@@ -109,9 +109,9 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"exchange": {"bound_mode": "relative"}}, ["exchange.bound_mode: 'relative' is refused", "'rel', 'abs'"]),
     ({"exchange": {"error_feedback": "maybe"}}, ["exchange.error_feedback: 'maybe' is refused", "boolean"]),
     ({"calibration": {"tolerance": 0}}, ["calibration.tolerance: 0 is refused", "greater than 0"]),
-    ({"calibration": {"seeds": [1, 2]}}, ["calibration.seeds: [1, 2] is refused", "at least 3 items"]),
-    ({"calibration": {"seeds": [1, 2, 2]}}, ["calibration: the seeds [1, 2, 2] repeat one", "give different"]),
-    ({"calibration": {"seeds": [1, 2, -3]}}, ["calibration.seeds.2: -3 is refused"]),
+    ({"calibration": {"seeds": [1, 2, 3]}}, ["calibration.seeds: [1, 2, 3] is refused", "at least 4 items"]),
+    ({"calibration": {"seeds": [1, 2, 3, 2]}}, ["calibration: the seeds [1, 2, 3, 2] repeat one", "give different"]),
+    ({"calibration": {"seeds": [1, 2, -3, 4]}}, ["calibration.seeds.2: -3 is refused"]),
     ({"calibration": {"codec": "lossless"}}, ["calibration: the codec 'lossless' has no error bound", "try 'ebq'"]),
     ({"calibration": {"smallest": 1, "largest": 0.5}}, ["calibration: smallest (1) must be below largest (0.5)"]),
     ({"seeds": [0, 0]}, ["seeds: [0, 0] repeats a seed", "give different"]),
@@ -261,7 +261,7 @@ def test_repeats_and_other_spellings_are_one_setting() -> None:
 
 
 def test_a_list_that_is_a_value_is_no_sweep() -> None:
-    assert [one.seeds for one in expand(s.Calibration, {"seeds": [1, 2, 3]}, "calibration")] == [[1, 2, 3]]
+    assert [one.seeds for one in expand(s.Calibration, {"seeds": [1, 2, 3, 4]}, "calibration")] == [[1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize("raw", [None, {}])

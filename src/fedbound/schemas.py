@@ -143,11 +143,12 @@ BOUNDS = Schema(
         "direction": _s("up: silo to server; down: server to silo"),
         "silo": _i("1", "silo; -1 for all"),
         "tensor": _s("name of the tensor"),
-        "bound": _f("1", "absolute bound at round 0 (mean over silos and seeds of an uncompressed probe)"),
-        "rule": _s("how the bound scales in later rounds: 'range' is scale * (max - min) of what is encoded"),
+        "bound": _f("1", "absolute bound at round 0 (mean over silos of an uncompressed first round)"),
+        "rule": _s("the bound in later rounds: 'range': scale * (max - min) of what is encoded, 'std': * its sd"),
         "scale": _f("1", "the rule's factor"),
         "predicted_bits": _f("bit", "predicted bits per value: entropy of round(x / (2 bound)) at round 0"),
-        "sensitivity": _f("1", "mean squared gradient of the validation loss (empirical Fisher) at the probe's end"),
+        "measured_bits": _f("bit", "bits per value sent for the tensor's block, mean over a probe's rounds and silos"),
+        "sensitivity": _f("1", "mean squared gradient of a validation sample's loss (empirical Fisher), after a probe"),
     }
 )
 
@@ -155,9 +156,11 @@ BOUNDS_PROBES = Schema(
     {
         "scale": _f("1", "relative bound of the probe; 0 for the uncompressed run"),
         "seed": _i("1", "seed"),
+        "purpose": _s("baseline: uncompressed; search: where to look; confirm: the test"),
         "accuracy": _f("1", "validation accuracy, mean of the probe's last three evaluations"),
         "drop": _f("percentage point", "accuracy of the uncompressed run of the same seed minus this one, in points"),
-        "spread": _f("1", "standard deviation over silos of their validation accuracy at the end"),
+        "spread": _f("1", "standard deviation over silos of their validation accuracy"),
+        "worst": _f("1", "the worst silo's validation accuracy"),
         "bytes_up": _i("byte", "uplink bytes of the probe, headers included"),
         "bytes_down": _i("byte", "downlink bytes of the probe, headers included"),
         "ratio_up": _f("1", "uncompressed over sent bytes, uplink"),
@@ -166,15 +169,51 @@ BOUNDS_PROBES = Schema(
 
 BOUNDS_DECISION = Schema(
     {
+        "rule": _s("what a bound is relative to: a tensor's value range ('range') or its standard deviation ('std')"),
         "scale": _f("1", "largest relative bound accepted; 0 where none was"),
-        "refused": _f("1", "smallest relative bound refused above it; NaN where none was tried"),
+        "refused": _f("1", "smallest relative bound above it that was refused; NaN where there is none"),
+        "screened": _f("1", "where the search with the first seed ended and the confirmation began"),
         "tolerance": _f("percentage point", "accuracy drop allowed"),
-        "mean_drop": _f("percentage point", "mean drop at the accepted bound"),
-        "upper_drop": _f("percentage point", "one-sided 95 % upper confidence limit of the drop (paired t)"),
-        "seeds": _i("1", "paired seeds"),
+        "confidence": _f("1", "probability, at least, that the accepted bound's expected drop is within the tolerance"),
+        "mean_drop": _f("percentage point", "mean drop at the accepted bound, confirming seeds"),
+        "upper_drop": _f(
+            "percentage point", "upper confidence limit of the drop at the level of the test that accepted"
+        ),
+        "level": _f("1", "error probability of that limit: the bound's share of 1 - confidence"),
+        "seeds": _i("1", "paired seeds that confirmed it"),
+        "samples": _i("1", "validation samples, all silos"),
+        "spread": _f("1", "standard deviation over silos of their accuracy at the accepted bound, mean over seeds"),
+        "spread_uncompressed": _f("1", "the same, uncompressed"),
+        "worst_drop": _f("percentage point", "what the worst silo loses against uncompressed, mean over seeds"),
         "probes": _i("1", "federated runs made"),
         "bytes": _i("byte", "bytes both ways that the calibration's probes would have cost"),
         "seconds": _seconds("wall time of the calibration"),
+    }
+)
+
+BOUNDS_SILOS = Schema(
+    {
+        "silo": _i("1", "silo"),
+        "samples": _i("1", "training samples"),
+        "label_entropy": _f("1", "entropy of the training labels over log(classes)"),
+        "accuracy": _f("1", "validation accuracy, uncompressed, first seed"),
+        "accuracy_bounded": _f("1", "validation accuracy at the accepted bound, mean over the confirming seeds"),
+        "factor": _f("1", "factor on the scale of the silo's uplink"),
+    }
+)
+
+BOUNDS_AGGREGATE = Schema(
+    {
+        "round": _i("1", "round of a probe at the accepted bound, from 1"),
+        "block": _s("the tensor, or the names of the small tensors coded as one block"),
+        "values": _i("1", "number of values"),
+        "bound_over_sd": _f("1", "largest over silos of bound over standard deviation of what was encoded"),
+        "measured": _f("1", "root mean square of the aggregated encoding error"),
+        "largest": _f("1", "largest absolute aggregated encoding error"),
+        "bound": _f("1", "what that may not exceed: the weighted sum of the silos' bounds"),
+        "uniform": _f("1", "predicted standard deviation, errors uniform and uncorrelated"),
+        "moments": _f("1", "predicted standard deviation from the silos' second moments, uncorrelated"),
+        "correlation": _f("1", "mean correlation of two silos' errors"),
     }
 )
 
@@ -503,7 +542,13 @@ TABLES: dict[str, dict[str, Schema]] = {
         "costs": PROFILE_COSTS,
         "server": PROFILE_SERVER,
     },
-    "calibrate": {"bounds": BOUNDS, "probes": BOUNDS_PROBES, "decision": BOUNDS_DECISION},
+    "calibrate": {
+        "bounds": BOUNDS,
+        "probes": BOUNDS_PROBES,
+        "decision": BOUNDS_DECISION,
+        "silos": BOUNDS_SILOS,
+        "aggregate": BOUNDS_AGGREGATE,
+    },
     "train": {
         "rounds": RUN_ROUNDS,
         "silos": RUN_SILOS,

@@ -229,21 +229,56 @@ class Calibration(Section):
 
     codec: Codec = Field(default="ebq", validate_default=True, description="error-bounded codec of the probes")
     tolerance: float = Field(default=1.0, gt=0, lt=100, description="accuracy drop allowed, in percentage points")
-    rounds: int = Field(default=12, ge=1, description="rounds of each probe")
-    seeds: list[Seed] = Field(default=[101, 102, 103], min_length=3, description="seeds of the paired probes")
-    smallest: float = Field(default=1e-3, gt=0, description="smallest relative bound tried")
-    largest: float = Field(default=1.0, gt=0, description="largest relative bound tried")
-    per_decade: int = Field(default=4, ge=1, le=20, description="grid points per factor of ten")
+    confidence: float = Field(
+        default=0.95, ge=0.5, lt=1, description="probability, at least, that the accepted bound keeps the tolerance"
+    )
+    rounds: int = Field(
+        default=20, ge=1, description="rounds of each probe: as many as the training's, or until accuracy is level"
+    )
+    seeds: list[Seed] = Field(
+        default=[101, 102, 103, 104],
+        min_length=4,
+        description="seeds of the paired probes: the first one searches, the others (at least three) confirm",
+    )
+    rule: Literal["range", "std"] = Field(
+        default="std", description="what bounds are relative to: each tensor's standard deviation, or its value range"
+    )
+    smallest: float | None = Field(
+        default=None, gt=0, description="smallest relative bound tried; null: 0.001 of ranges, 0.01 standard deviations"
+    )
+    largest: float | None = Field(
+        default=None, gt=0, description="largest relative bound tried; null: 1 range, 10 standard deviations"
+    )
+    per_decade: int = Field(default=8, ge=1, le=20, description="grid points per factor of ten")
+    tensors: Literal["uniform", "sensitivity", "rate", "deviation"] = Field(
+        default="uniform",
+        description="bounds of tensors: one share of each range; by sensitivity of the loss, fewest bits at high rate; "
+        "the same with rate and error measured on a first update; one share of each standard deviation in round 0",
+    )
+    silos: Literal["uniform", "needs", "weights"] = Field(
+        default="uniform",
+        description="bounds of silos: alike; finer where labels are rich or accuracy is low; as 1 / number of samples",
+    )
+    spread_factor: float | None = Field(
+        default=None, gt=0, description="largest ratio of the silos' accuracy spread to the uncompressed one; null: any"
+    )
 
     @model_validator(mode="after")
     def _sound(self) -> Calibration:
-        if self.smallest >= self.largest:
-            raise ValueError(f"smallest ({self.smallest:g}) must be below largest ({self.largest:g})")
+        smallest, largest = self.ends
+        if smallest >= largest:
+            raise ValueError(f"smallest ({smallest:g}) must be below largest ({largest:g})")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"the seeds {self.seeds} repeat one; give different ones")
         if not CODECS.entry(self.codec["name"]).factory.error_bounded:
             raise ValueError(f"the codec {self.codec['name']!r} has no error bound to calibrate; try 'ebq'")
         return self
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Smallest and largest relative bound tried."""
+        smallest, largest = {"range": (1e-3, 1.0), "std": (1e-2, 10.0)}[self.rule]
+        return self.smallest or smallest, self.largest or largest
 
 
 class Privacy(Section):

@@ -127,7 +127,14 @@ def test_decoded_nan_is_refused():
 
 
 def calibrated(rows: list[tuple[int, str, float]]) -> Artifact:
-    keys = {"direction": "up", "bound": 1.0, "rule": "range", "predicted_bits": 1.0, "sensitivity": 0.0}
+    keys = {
+        "direction": "up",
+        "bound": 1.0,
+        "rule": "range",
+        "predicted_bits": 1.0,
+        "measured_bits": 1.0,
+        "sensitivity": 0.0,
+    }
     table = schemas.BOUNDS.table([{**keys, "silo": s, "tensor": t, "scale": x} for s, t, x in rows])
     return Artifact("calibrate", "t", {}, tables={"bounds": table})
 

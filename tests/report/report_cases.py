@@ -133,12 +133,23 @@ def calibrate(name: str = "synthetic") -> artifacts.Artifact:
     }
     drops = {0.0: (0, 0, 0), 0.01: (0.1, -0.1, 0.0), 0.1: (0.2, 0.3, 0.1), SCALE: (0.4, 0.5, 0.3), 1.0: (5, 9, 30)}
     probes = [
-        row(schemas.BOUNDS_PROBES, scale=scale, seed=101 + i, accuracy=0.95 - drop / 100, drop=drop, ratio_up=20.0)
+        row(
+            schemas.BOUNDS_PROBES,
+            scale=scale,
+            seed=101 + i,
+            accuracy=0.95 - drop / 100,
+            drop=drop,
+            spread=0.02 + drop / 1000,
+            bytes_up=int(1e6 / (1 + 100 * scale)),
+            bytes_down=int(1e6 / (1 + 100 * scale)),
+            ratio_up=20.0,
+        )
         for scale, three in drops.items()
         for i, drop in enumerate(three)
     ]
     decision = row(
         schemas.BOUNDS_DECISION,
+        rule="range",
         scale=SCALE,
         refused=1.0,
         tolerance=1.0,
@@ -149,9 +160,12 @@ def calibrate(name: str = "synthetic") -> artifacts.Artifact:
         bytes=12_000_000,
         seconds=21.0,
     )
-    bound = row(schemas.BOUNDS, direction="up", silo=-1, tensor="0.weight", bound=0.01, rule="range", scale=SCALE)
+    bounds = [
+        row(schemas.BOUNDS, direction=where, silo=silo, tensor="0.weight", bound=0.01, rule="range", scale=SCALE)
+        for where, silo in (("up", -1), ("up", 0), ("down", -1))
+    ]
     tables = {
-        "bounds": schemas.BOUNDS.table([bound]),
+        "bounds": schemas.BOUNDS.table(bounds),
         "probes": schemas.BOUNDS_PROBES.table(probes),
         "decision": schemas.BOUNDS_DECISION.table([decision]),
     }

@@ -34,7 +34,7 @@ def test_every_table_is_there_with_the_rows_of_all_artifacts(collected: artifact
         "rounds": 9 * (ROUNDS + 1),
         "silos": 9 * ROUNDS * SILOS,
         "evaluations": 9 * (ROUNDS + 1) * SILOS,
-        "bounds": 1,
+        "bounds": 3,
         "probes": 15,
         "decision": 1,
         "profile_codec": 8,

@@ -9,8 +9,8 @@ import pytest
 from report_cases import BYTES_DOWN, NONE, SZ3, collect_scenario, train, written
 
 from fedbound import artifacts
+from fedbound.calibration.student import quantile, upper_limit, within
 from fedbound.report import collect
-from fedbound.report.student import quantile, upper_limit, within
 
 # One-sided 95 % and 97.5 % points: Abramowitz and Stegun, Handbook of Mathematical Functions, table 26.10.
 TABLE = {1: (6.314, 12.706), 2: (2.920, 4.303), 3: (2.353, 3.182), 4: (2.132, 2.776), 9: (1.833, 2.262)}

@@ -103,6 +103,9 @@ def test_every_plot_is_drawn(page: str) -> None:
         "accuracy-by-bytes",
         "accuracy-by-silo",
         "calibration",
+        "calibration-bytes",
+        "calibration-spread",
+        "calibration-layers",
         "privacy",
         "round-time",
         "time-to-target",
@@ -150,7 +153,7 @@ def test_without_its_stage_a_plot_is_a_sentence(collected: artifacts.Artifact) -
 
 
 @pytest.mark.parametrize(
-    ("only", "missing"), [("train", 8), ("privacy", 10), ("profile", 10), ("calibrate", 10), ("simulate", 6)]
+    ("only", "missing"), [("train", 11), ("privacy", 13), ("profile", 13), ("calibrate", 10), ("simulate", 9)]
 )
 def test_a_report_of_one_stage_alone(only: str, missing: int, tmp_path: Path, inputs: dict[str, Path]) -> None:
     own = {name: path for name, path in inputs.items() if name.startswith(f"{only}/")}
@@ -312,7 +315,7 @@ def chromium(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.smoke
 def test_the_report_in_a_browser(tmp_path: Path, page: str) -> None:
-    """At 1280 px nothing scrolls sideways, all eleven plots are decoded, no block overlaps the next."""
+    """At 1280 px nothing scrolls sideways, all fourteen plots are decoded, no block overlaps the next."""
     pytest.importorskip("PIL")
     from PIL import Image
 
@@ -324,7 +327,7 @@ def test_the_report_in_a_browser(tmp_path: Path, page: str) -> None:
     found = re.search(r'data-measured="([\d ]+)"', dom)
     assert found is not None
     width, view, inner, images, overlaps = map(int, found[1].split())
-    assert (width, inner, images, overlaps) == (view, 0, 11, 0)
+    assert (width, inner, images, overlaps) == (view, 0, 14, 0)
     assert view == 1280
     shot = tmp_path / "report.png"
     chromium(tmp_path, "--window-size=1280,3000", f"--screenshot={shot}", original.as_uri())

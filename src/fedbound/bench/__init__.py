@@ -28,6 +28,7 @@ BENCHES = {
     "auditing": "attacks: codecs as privacy, one-run audits of private sums, membership inference",
     "simulate": "wall time, memory and cost per event of the simulator at 100 to 1,000,000 clients, beside SimGrid",
     "predict": "round times predicted from one profiled setting against measured ones, over MPI with shaped links",
+    "calibration": "the calibrated bound against a grid on fresh seeds, bounds per tensor and silo, the error's theory",
 }
 Say = Callable[[str], None]
 

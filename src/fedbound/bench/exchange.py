@@ -22,6 +22,7 @@ import numpy as np
 from fedbound.bench.rows import Row, aligned, find
 
 if TYPE_CHECKING:
+    from fedbound.federation.assembly import Assembly
     from fedbound.study import Exchange
 
 BENCH = "exchange"
@@ -125,16 +126,16 @@ def settings(quick: bool, say: Callable[[str], None]) -> list[Setting]:
 def _run(setting: Setting, exchange: Exchange, seed: int) -> Outcome:
     from fedbound import study
     from fedbound.federation.assembly import Assembly
-    from fedbound.federation.records import fairness
     from fedbound.registry import MODELS
 
-    assembly = Assembly(
-        study.Data.model_validate(setting.data),
-        MODELS.normalise(setting.model),
-        study.Training.model_validate(setting.training),
-        exchange,
-        seed,
-    )
+    data, training = study.Data.model_validate(setting.data), study.Training.model_validate(setting.training)
+    return reached(Assembly(data, MODELS.normalise(setting.model), training, exchange, seed))
+
+
+def reached(assembly: Assembly) -> Outcome:
+    """Run a federation in this process: what its last evaluations say, and its bytes."""
+    from fedbound.federation.records import fairness
+
     server = assembly.server(assembly.local())
     server.run()
     rows = server.records.rows

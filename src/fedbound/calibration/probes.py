@@ -1,17 +1,22 @@
-"""Short federated runs in one process, paired by seed: what calibration learns from."""
+"""Federated runs in one process, paired by seed: what calibration learns from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fedbound import data, study
+from fedbound.artifacts import Artifact
+from fedbound.calibration.shape import Shape
+from fedbound.calibration.watch import Aggregate, watch
 from fedbound.errors import FederationError, InputError
+from fedbound.exchange.downlink import Sender
 from fedbound.exchange.layout import Layout, State
 from fedbound.federation.assembly import Assembly
-from fedbound.federation.records import fairness
+from fedbound.federation.server import Server
 
 LAST = 3  # evaluations that a probe's accuracy is the mean of: one alone is noisy
 
@@ -23,55 +28,85 @@ class Probe:
     Attributes:
         scale: relative bound; 0 for the uncompressed run.
         seed: the run's seed.
-        accuracy: validation accuracy over all silos' samples, mean of the last three evaluations.
-        spread: standard deviation over silos of their validation accuracy at the end.
+        correct: per validation sample, silo by silo: share of the last three evaluations that were right (float64).
+        by_silo: each silo's mean of that.
         bytes_up, bytes_down: bytes each way, headers included.
         raw_up: those of the uplink uncompressed.
+        bits: bits per value that were sent, by direction, silo (-1 downlink) and block; mean over rounds.
+        aggregates: measured and predicted error of each aggregate; empty for the uncompressed run.
         model: the final model.
     """
 
     scale: float
     seed: int
-    accuracy: float
-    spread: float
+    correct: np.ndarray
+    by_silo: np.ndarray
     bytes_up: int
     bytes_down: int
     raw_up: int
+    bits: Mapping[tuple[str, int, str], float]
+    aggregates: list[Aggregate]
     model: State
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy over all validation samples."""
+        return float(self.correct.mean())
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over silos of their own accuracy."""
+        return float(self.by_silo.std())
+
+    @property
+    def worst(self) -> float:
+        """The worst silo's own accuracy."""
+        return float(self.by_silo.min())
 
 
 class Prober:
-    """Runs probes of one scenario and remembers them."""
+    """Runs probes of one scenario and remembers them.
 
-    def __init__(self, scenario: study.CalibrateScenario):
+    Args:
+        scenario: what is calibrated.
+        shape: how the scale is spread over tensors and silos; set by the stage before lossy probes.
+    """
+
+    def __init__(self, scenario: study.CalibrateScenario, shape: Shape | None = None):
         self.scenario = scenario
+        self.shape = shape or Shape(rule=scenario.calibration.rule)
         self.federation = data.federation(scenario.data)
         self.done: dict[tuple[float, int], Probe] = {}
-        if not sum(len(silo.validation) for silo in self.federation.silos):
+        sizes = [len(silo.validation) for silo in self.federation.silos]
+        if not sum(sizes):
             raise InputError(
                 f"data.validation: {scenario.data.validation:g} leaves no validation samples to calibrate on; raise it"
             )
+        self.owner = np.repeat(np.arange(len(sizes)), sizes)
+        held = [silo.validation for silo in self.federation.silos if len(silo.validation)]
+        self.validation = data.Split(np.concatenate([s.x for s in held]), np.concatenate([s.y for s in held]))
 
     def assembly(self, scale: float, seed: int) -> Assembly:
+        """The federation at `scale`; 0 is uncompressed."""
         s = self.scenario
-        if scale:
-            exchange = study.Exchange(
-                codec=s.calibration.codec,
-                mode=s.mode,
-                error_feedback=s.error_feedback,
-                bound=scale,
-                **self._downlink(scale),
-            )
-        else:
+        training = study.Training(
+            **s.training.model_dump(), rounds=s.calibration.rounds, evaluate_every=s.calibration.rounds
+        )
+        if not scale:
             exchange = study.Exchange(codec="none", mode=s.mode)
-        training = study.Training(**s.training.model_dump(), rounds=s.calibration.rounds)
-        return Assembly(s.data, s.model, training, exchange, seed, source=self.federation)
-
-    def _downlink(self, scale: float) -> dict[str, Any]:
-        s = self.scenario
-        if s.downlink_bound == "calibrated":
-            return {"downlink": s.downlink, "downlink_bound": scale, "bound_mode": "rel"}
-        return {"downlink": s.downlink, "downlink_bound": s.downlink_bound, "bound_mode": s.bound_mode}
+            return Assembly(s.data, s.model, training, exchange, seed, source=self.federation)
+        exchange = study.Exchange(
+            codec=s.calibration.codec,
+            mode=s.mode,
+            error_feedback=s.error_feedback,
+            bound="calibrated",
+            downlink=s.downlink,
+            downlink_bound=s.downlink_bound,
+            bound_mode=s.bound_mode,
+        )
+        layout = self.assembly(0.0, seed).layout
+        bounds = Artifact("calibrate", s.study, {}, None, {"bounds": self.shape.table(layout, scale)}, {}, {})
+        return Assembly(s.data, s.model, training, exchange, seed, bounds, source=self.federation)
 
     def probe(self, scale: float, seed: int) -> Probe:
         """The run at `scale` with `seed`, made at most once.
@@ -86,7 +121,8 @@ class Prober:
     def _run(self, scale: float, seed: int) -> Probe:
         assembly = self.assembly(scale, seed)
         server = assembly.server(assembly.local())
-        rows = server.records.rows
+        last = self._listen(server, assembly.module())
+        aggregates = watch(server) if scale else []
         diverged = False
         try:
             server.run()
@@ -94,37 +130,87 @@ class Prober:
             if "NaN or infinite" not in str(error):
                 raise
             diverged = True
+        rows = server.records.rows
         if not scale and (diverged or not np.isfinite([row["train_loss"] for row in rows["silos"]]).all()):
             raise InputError(
                 f"training.learning_rate: {self.scenario.training.learning_rate:g} makes the uncompressed run diverge "
                 "(its loss is NaN); lower it before calibrating"
             )
-        sent = sum(row["bytes_up"] for row in rows["silos"])
-        down = sum(row["bytes_down"] for row in rows["rounds"])
-        raw = sum(row["raw_up"] for row in rows["silos"])
-        if diverged:  # a bound at which training breaks down keeps nothing
-            return Probe(scale, seed, 0.0, 0.0, max(sent, 1), down, raw, server.model)
-        by_round: dict[int, dict[str, float]] = {}
-        for round_ in sorted({row["round"] for row in rows["evaluations"]})[-LAST:]:
-            found = [row for row in rows["evaluations"] if row["round"] == round_ and row["validation_samples"]]
-            by_round[round_] = fairness(
-                [row["validation_accuracy"] for row in found], [row["validation_samples"] for row in found], [0.0]
-            )
+        # a bound at which training breaks down keeps nothing
+        correct = np.zeros(len(self.validation)) if diverged else np.mean(last, axis=0)
+        held = np.unique(self.owner)
         return Probe(
             scale,
             seed,
-            float(np.mean([figures["accuracy"] for figures in by_round.values()])),
-            by_round[max(by_round)]["accuracy_sd"],
-            sent,
-            down,
-            raw,
+            correct,
+            np.array([correct[self.owner == silo].mean() for silo in held]),
+            max(1, sum(row["bytes_up"] for row in rows["silos"])),
+            sum(row["bytes_down"] for row in rows["rounds"]),
+            sum(row["raw_up"] for row in rows["silos"]),
+            _bits(server),
+            aggregates,
             server.model,
         )
 
-    def drops(self, scale: float) -> list[float]:
-        """Accuracy drops in percentage points against the uncompressed runs of the same seeds."""
-        seeds = self.scenario.calibration.seeds
-        return [100 * (self.probe(0.0, s).accuracy - self.probe(scale, s).accuracy) for s in seeds]
+    def _listen(self, server: Server, module: Any) -> list[np.ndarray]:
+        """Fills with the correctness of the last models that the silos hold, as the server runs."""
+        found: list[np.ndarray] = []
+        first = self.scenario.calibration.rounds - LAST + 1
+
+        def moved(sender: Sender) -> None:
+            if sender.version >= first:
+                found.append(_correct(module, server.layout, sender.held, self.validation))
+
+        server.sender = _Listener(server.sender, moved)  # type: ignore[assignment]
+        return found
+
+    def drops(self, scale: float, seed: int) -> np.ndarray:
+        """Percentage points that each validation sample loses against the uncompressed run of the same seed."""
+        found: np.ndarray = 100 * (self.probe(0.0, seed).correct - self.probe(scale, seed).correct)
+        return found
+
+
+class _Listener:
+    """A downlink sender that says when the copy that all silos hold has moved on."""
+
+    def __init__(self, sender: Sender, moved: Callable[[Sender], None]):
+        self._sender, self._moved = sender, moved
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sender, name)
+
+    def advance(self, model: State, version: int) -> Any:
+        before = self._sender.version
+        encoding = self._sender.advance(model, version)
+        if self._sender.version > before:
+            self._moved(self._sender)
+        return encoding
+
+
+def _correct(module: Any, layout: Layout, model: State, split: data.Split) -> np.ndarray:
+    """Whether `model` classifies each sample correctly, float64 0 or 1."""
+    import torch
+
+    from fedbound.models.state import as_tensor, set_state
+
+    set_state(module, layout.unflatten(model))
+    module.eval()
+    with torch.no_grad():
+        found = [
+            module(as_tensor(split.x[i : i + 1024])).argmax(1).numpy() == split.y[i : i + 1024]
+            for i in range(0, len(split), 1024)
+        ]
+    return np.concatenate(found).astype(np.float64)
+
+
+def _bits(server: Server) -> dict[tuple[str, int, str], float]:
+    """Mean bits per value by direction, silo and block."""
+    sums: dict[tuple[str, int, str], list[int]] = {}
+    for row in server.records.rows["tensors"]:
+        total = sums.setdefault((row["direction"], row["silo"], row["block"]), [0, 0])
+        total[0] += 8 * row["bytes"]
+        total[1] += row["values"]
+    return {key: bits / values for key, (bits, values) in sums.items()}
 
 
 def first_updates(prober: Prober, seed: int) -> tuple[Layout, list[np.ndarray]]:

@@ -1,143 +1,196 @@
-"""The calibrate stage: one global relative bound for the uplink, found by probes, written per tensor."""
+"""The calibrate stage: the largest scale that keeps accuracy, spread over tensors and silos as the study says."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedbound import artifacts, schemas, study
 from fedbound.artifacts import Artifact
-from fedbound.calibration.accuracy import Decision, grid, search, upper_limit
+from fedbound.calibration import fairness, sensitivity, tables
+from fedbound.calibration.accuracy import Decision, Verdict, confirm, grid, screen, sequential
+from fedbound.calibration.fairness import Facts
 from fedbound.calibration.probes import Prober, first_updates
+from fedbound.calibration.shape import Shape
 from fedbound.codecs.entropy import entropy_bits
 from fedbound.errors import InputError
 from fedbound.exchange.layout import Layout
+
+SILENT = 0.003  # predicted bits per value of the first update: coarser bounds send next to nothing
+COMPARED_AT = {"range": 0.1, "std": 1.5}  # scale at which allocations take as many bits as the uniform bound
+NO_DOUBT = 2.0  # a screened drop beyond this multiple of the tolerance needs no test
 
 
 def run(scenario: study.CalibrateScenario, inputs: Mapping[str, Path]) -> Artifact:
     """Calibrate one scenario.
 
     Raises:
-        InputError: no bound on the grid keeps the accuracy, there is nothing to validate on, or training diverges.
+        InputError: no bound on the grid keeps the accuracy, there is nothing to validate on, there is but one silo,
+            or training diverges.
     """
     started = time.perf_counter()
-    settings = scenario.calibration
-    prober = Prober(scenario)
-
-    def keeps(scale: float) -> bool:
-        drops = prober.drops(scale)
-        limit = upper_limit(drops)
-        print(f"scale {scale:g}: mean drop {np.mean(drops):.2f}, upper limit {limit:.2f} points", flush=True)
-        return limit <= settings.tolerance
-
-    decision = search(grid(settings.smallest, settings.largest, settings.per_decade), keeps)
-    if not decision.accepted:
+    if scenario.data.silos < 2:
         raise InputError(
-            f"calibration.smallest: even {settings.smallest:g} lowers the accuracy by more than the tolerance of "
-            f"{settings.tolerance:g} points; lower it, raise the tolerance, or use more seeds"
+            "data.silos: 1 silo has no federation to calibrate; use at least 2, or give exchange.bound as a number"
         )
-    return Artifact(
-        "calibrate",
-        scenario.study,
-        scenario.model_dump(mode="json"),
-        None,
-        {
-            "bounds": schemas.BOUNDS.table(_bounds(prober, decision)),
-            "probes": schemas.BOUNDS_PROBES.table(_probes(prober)),
-            "decision": schemas.BOUNDS_DECISION.table([_decision(prober, decision, time.perf_counter() - started)]),
-        },
-        {},
-        artifacts.stamp(),
+    prober = Prober(scenario)
+    known = survey(prober)
+    prober.shape = known.shape
+    decision = decide(prober, known)
+    if decision.verdict is None:
+        settings = scenario.calibration
+        raise InputError(
+            f"calibration.smallest: even {decision.refused:g} is not confirmed to keep the accuracy within the "
+            f"tolerance of {settings.tolerance:g} points; lower it, raise the tolerance, or use more seeds"
+        )
+    found = tables.make(prober, known.layout, known.updates, known.sensitivity, known.facts, decision)
+    found["decision"] = schemas.BOUNDS_DECISION.table(
+        [tables.decision(prober, decision, time.perf_counter() - started)]
     )
+    return Artifact("calibrate", scenario.study, scenario.model_dump(mode="json"), None, found, {}, artifacts.stamp())
 
 
-def _bounds(prober: Prober, decision: Decision) -> list[dict[str, Any]]:
-    """One row per direction and tensor: the scale, the absolute bound at round 0, predicted bits and sensitivity.
+class Survey:
+    """What is known before any lossy probe, from the first seed's uncompressed run.
 
-    What goes down first is, as far as is known before training, the mean of the silos' first updates.
+    Attributes:
+        layout: the model's layout.
+        updates: each silo's first update.
+        sensitivity: mean squared gradient by tensor.
+        facts: what each silo tells.
+        shape: how the scale is spread.
     """
-    found = [first_updates(prober, seed) for seed in prober.scenario.calibration.seeds]
-    layout = found[0][0]
-    sent = {"up": [update for _, updates in found for update in updates]}
-    if prober.scenario.downlink_bound == "calibrated":
-        share = np.array([len(silo.train) for silo in prober.federation.silos], np.float64)
-        share /= share.sum()
-        sent["down"] = [np.tensordot(share, np.stack(updates), 1).astype(np.float32) for _, updates in found]
-    sensitivity = _sensitivity(prober, layout)
-    return [
-        {
-            "direction": direction,
-            "silo": -1,
-            "tensor": name,
-            "rule": "range",
-            "scale": decision.accepted,
-            "sensitivity": sensitivity[name],
-            **_at_start([update[part] for update in updates], decision.accepted),
-        }
-        for direction, updates in sent.items()
-        for name, part in layout.slices.items()
-    ]
+
+    def __init__(
+        self,
+        layout: Layout,
+        updates: list[np.ndarray],
+        sensitivity: Mapping[str, float],
+        facts: Sequence[Facts],
+        shape: Shape,
+    ):
+        self.layout = layout
+        self.updates = updates
+        self.sensitivity = sensitivity
+        self.facts = facts
+        self.shape = shape
 
 
-def _at_start(pieces: list[np.ndarray], scale: float) -> dict[str, float]:
-    bounds = [scale * float(np.ptp(piece)) for piece in pieces]
-    bits = [entropy_bits(piece, bound) for piece, bound in zip(pieces, bounds, strict=True)]
-    return {"bound": float(np.mean(bounds)), "predicted_bits": float(np.mean(bits))}
+def survey(prober: Prober) -> Survey:
+    """Look at the uncompressed run of the first seed.
 
+    Raises:
+        InputError: it diverges.
+    """
+    from fedbound.models.state import set_state
 
-def _sensitivity(prober: Prober, layout: Layout) -> dict[str, float]:
-    """Mean squared gradient per tensor on the silos' validation samples, at the end of an uncompressed probe."""
-    from fedbound.models.state import as_tensor, set_state
-    from fedbound.models.training import cross_entropy
-
-    seed = prober.scenario.calibration.seeds[0]
-    assembly = prober.assembly(0.0, seed)
-    module = assembly.module()
-    set_state(module, layout.unflatten(prober.probe(0.0, seed).model))
-    module.eval()
-    total = dict.fromkeys(layout.slices, 0.0)
+    scenario, seed = prober.scenario, prober.scenario.calibration.seeds[0]
+    plain = prober.probe(0.0, seed)
+    layout, updates = first_updates(prober, seed)
+    module = prober.assembly(0.0, seed).module()
+    set_state(module, layout.unflatten(plain.model))
     splits = [silo.validation for silo in prober.federation.silos if len(silo.validation)]
-    for split in splits:
-        module.zero_grad()
-        loss = cross_entropy(module(as_tensor(split.x)), as_tensor(split.y))
-        loss.backward()
-        for name, parameter in module.named_parameters():
-            if parameter.grad is not None:
-                total[name] += float(parameter.grad.square().mean()) / len(splits)
-    return total
-
-
-def _probes(prober: Prober) -> list[dict[str, Any]]:
-    probes = sorted(prober.done.values(), key=lambda probe: (probe.scale, probe.seed))
-    return [
-        {
-            "scale": probe.scale,
-            "seed": probe.seed,
-            "accuracy": probe.accuracy,
-            "drop": 100 * (prober.probe(0.0, probe.seed).accuracy - probe.accuracy),
-            "spread": probe.spread,
-            "bytes_up": probe.bytes_up,
-            "bytes_down": probe.bytes_down,
-            "ratio_up": probe.raw_up / probe.bytes_up,
-        }
-        for probe in probes
+    fisher = sensitivity.fisher(module, splits)
+    accuracy = dict(zip(np.unique(prober.owner), plain.by_silo, strict=True))
+    facts = [
+        Facts(
+            len(silo.train),
+            fairness.label_entropy(silo.train.y, prober.federation.classes),
+            float(accuracy.get(number, plain.accuracy)),
+            len(silo.validation),
+        )
+        for number, silo in enumerate(prober.federation.silos)
     ]
+    settings = scenario.calibration
+    shape = Shape(
+        _tensor_factors(settings.tensors, settings.rule, layout, updates, fisher),
+        _silo_factors(settings.silos, facts),
+        settings.rule,
+    )
+    return Survey(layout, updates, fisher, facts, shape)
 
 
-def _decision(prober: Prober, decision: Decision, seconds: float) -> dict[str, Any]:
-    drops = prober.drops(decision.accepted)
-    return {
-        "scale": decision.accepted,
-        "refused": decision.refused,
-        "tolerance": prober.scenario.calibration.tolerance,
-        "mean_drop": float(np.mean(drops)),
-        "upper_drop": upper_limit(drops),
-        "seeds": len(drops),
-        "probes": len(prober.done),
-        "bytes": sum(probe.bytes_up + probe.bytes_down for probe in prober.done.values()),
-        "seconds": seconds,
-    }
+def _tensor_factors(
+    kind: str, rule: str, layout: Layout, updates: Sequence[np.ndarray], fisher: Mapping[str, float]
+) -> dict[str, float]:
+    if kind == "uniform":
+        return {}
+    allocation = {
+        "sensitivity": sensitivity.analytic,
+        "rate": sensitivity.lagrangian,
+        "deviation": sensitivity.deviation,
+    }[kind]
+    per_silo = [allocation(sensitivity.pieces(layout, update, fisher, rule), COMPARED_AT[rule]) for update in updates]
+    factors = np.exp(np.mean(np.log(per_silo), axis=0))
+    return {name: float(factor) for block, factor in zip(layout.blocks, factors, strict=True) for name in block.tensors}
+
+
+def _silo_factors(kind: str, facts: Sequence[Facts]) -> dict[int, float]:
+    if kind == "uniform":
+        return {}
+    factors = {"needs": fairness.needs, "weights": fairness.weights}[kind](facts)
+    return {number: float(factor) for number, factor in enumerate(factors)}
+
+
+def decide(prober: Prober, known: Survey) -> Decision:
+    """Screen with the first seed, confirm with the others."""
+    settings = prober.scenario.calibration
+    first, *others = settings.seeds
+    smallest, largest = settings.ends
+    scales = _speaking(grid(smallest, largest, settings.per_decade), known)
+    screened: dict[float, float] = {}
+
+    def drop(scale: float) -> float:
+        screened[scale] = float(prober.drops(scale, first).mean())
+        print(f"scale {scale:g}: drop {screened[scale]:.2f} points with seed {first}", flush=True)
+        return screened[scale]
+
+    def test(scale: float, level: float) -> Verdict:
+        verdict = sequential(scale, lambda i: prober.drops(scale, others[i]), len(others), settings.tolerance, level)
+        said = "keeps" if verdict.keeps else "is refused"
+        print(
+            f"scale {scale:g}: mean drop {verdict.mean:.2f}, upper limit {verdict.upper:.2f} points "
+            f"({len(verdict.drops)} fresh seeds, level {verdict.level:.3g}): {said}",
+            flush=True,
+        )
+        return _fair(prober, verdict) if verdict.keeps else verdict
+
+    start = screen(scales, drop, settings.tolerance)
+    above = screened.get(scales[start + 1], 0.0) if start + 1 < len(scales) else 0.0
+    ceiling = start + 1 if start >= 0 and above > NO_DOUBT * settings.tolerance else None
+    return confirm(scales, start, test, 1 - settings.confidence, ceiling)
+
+
+def _speaking(scales: list[float], known: Survey) -> list[float]:
+    """The scales at which the first updates still say something, by their predicted entropy; at least the smallest."""
+    kept = [scale for scale in scales if _predicted(known, scale) >= SILENT]
+    return kept or scales[:1]
+
+
+def _predicted(known: Survey, scale: float) -> float:
+    """Predicted bits per value of the first updates."""
+    total = 0.0
+    for update in known.updates:
+        for block in known.layout.blocks:
+            values = update[block.start : block.stop]
+            factor = min(known.shape.tensors.get(name, 1.0) for name in block.tensors)
+            bits = entropy_bits(
+                values[:: -(-block.size // sensitivity.SAMPLE)], known.shape.absolute(scale * factor, values)
+            )
+            total += bits * block.size
+    return total / (len(known.updates) * known.layout.size)
+
+
+def _fair(prober: Prober, verdict: Verdict) -> Verdict:
+    """Refuse what widens the silos' spread beyond the stated factor (mean over the confirming seeds)."""
+    settings = prober.scenario.calibration
+    if settings.spread_factor is None:
+        return verdict
+    seeds = settings.seeds[1 : 1 + len(verdict.drops)]
+    spread, plain = (np.mean([prober.probe(scale, seed).spread for seed in seeds]) for scale in (verdict.scale, 0.0))
+    print(f"scale {verdict.scale:g}: spread {100 * spread:.2f}, uncompressed {100 * plain:.2f} points", flush=True)
+    keeps = bool(spread <= settings.spread_factor * plain)
+    return Verdict(verdict.scale, keeps, verdict.drops, verdict.level)

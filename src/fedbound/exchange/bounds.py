@@ -77,12 +77,19 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The rules of a bounds artifact for one silo: a scale per tensor, the smallest one for a shared block."""
+    """The rules of a bounds artifact for one silo: a scale per tensor, the smallest one for a shared block.
+
+    `rule` says what a scale is a multiple of: a block's value range ("range") or its standard deviation ("std").
+    """
 
     scales: Mapping[str, float]
+    rule: str = "range"
 
     def absolute(self, block: Block, values: np.ndarray) -> float:
-        return _range_bound(min(self.scales[name] for name in block.tensors), values)
+        return CALIBRATED[self.rule](min(self.scales[name] for name in block.tensors)).absolute(block, values)
+
+
+CALIBRATED: dict[str, type[Range] | type[Deviation]] = {"range": Range, "std": Deviation}
 
 
 def _range_bound(scale: float, values: np.ndarray) -> float:
@@ -152,7 +159,7 @@ def rule(
         return _MODES[exchange.bound_mode or "rel"](bound)
     if bounds is None:
         raise InputError("exchange.bound: 'calibrated' needs a bounds artifact; give it with --input bounds=FILE")
-    scales = _scales(bounds, silo, direction)
+    scales, kind = _scales(bounds, silo, direction)
     missing = [name for name in layout.slices if name not in scales]
     if missing and scales:
         raise InputError(
@@ -164,22 +171,24 @@ def rule(
             f"the bounds artifact has no bounds for the direction {direction!r}: it was calibrated for another "
             "exchange; run calibrate for this one"
         )
-    return Calibrated(scales)
+    return Calibrated(scales, kind)
 
 
-def _scales(bounds: Artifact, silo: int, direction: Direction) -> dict[str, float]:
-    """Scale per tensor of one direction; a silo's own row beats the row for all (-1)."""
+def _scales(bounds: Artifact, silo: int, direction: Direction) -> tuple[dict[str, float], str]:
+    """Scale per tensor of one direction, and their rule; a silo's own row beats the row for all (-1)."""
     table = bounds.tables["bounds"]
     columns = [table[key].values for key in ("direction", "silo", "tensor", "rule", "scale")]
     scales: dict[str, float] = {}
     own: set[str] = set()
+    rules: set[str] = set()
     for where, owner, tensor, kind, scale in zip(*columns, strict=True):
         if where != direction or owner not in (ALL_SILOS, silo):
             continue
-        if kind != "range":
+        if kind not in CALIBRATED or rules - {kind}:
             raise InputError(f"the bounds artifact scales {tensor!r} by the unknown rule {kind!r}; update fedbound")
+        rules.add(kind)
         if owner == silo or tensor not in own:
             scales[tensor] = float(scale)
         if owner == silo:
             own.add(tensor)
-    return scales
+    return scales, rules.pop() if rules else "range"

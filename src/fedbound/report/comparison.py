@@ -10,7 +10,7 @@ import numpy as np
 
 from fedbound import schemas
 from fedbound.artifacts import Table
-from fedbound.report.student import upper_limit
+from fedbound.calibration.student import upper_limit
 
 UNCOMPRESSED = ("none", "lossless")
 _KEYS = ("setting", "context", "problem", "algorithm", "codec", "mode", "bound")

@@ -210,7 +210,7 @@ def accuracy_by_silo(frames: Frames) -> tuple[Any, str]:
 
 
 def calibration(frames: Frames) -> tuple[Any, str]:
-    from fedbound.report.student import upper_limit
+    from fedbound.calibration.student import upper_limit
 
     probes = _need(frames["probes"], "Not shown: no bound was calibrated (stage calibrate).")
     decisions = frames["decision"].set_index("stem")
@@ -229,12 +229,18 @@ def calibration(frames: Frames) -> tuple[Any, str]:
             axes.axvline(accepted, color=style["color"], linewidth=1.2, label=f"{named}accepted {accepted:.3g}")
     for tolerance in sorted(set(decisions.tolerance[stems])):
         axes.axhline(tolerance, color=GREY, linestyle="--", linewidth=1.2, label=f"tolerance {tolerance:g}")
-    axes.set(xlabel="error bound, share of each tensor's range (log scale)", xscale="log")
+    axes.set(xlabel=f"error bound, {_bound_unit(decisions)} (log scale)", xscale="log")
     axes.set_ylabel("accuracy drop, percentage points")
     _plain(axes.xaxis)
     _linear_near_zero(axes, probes["drop"], float(decisions.tolerance.max()))
     _legend(axes)
     return figure, "Drop against the uncompressed run of the same seed; small dots are single seeds."
+
+
+def _bound_unit(decisions: pd.DataFrame) -> str:
+    """What relative bounds are relative to."""
+    words = {"std": "standard deviations of each tensor", "range": "share of each tensor's range"}
+    return " or ".join(words.get(rule, words["range"]) for rule in dict.fromkeys(decisions.rule))
 
 
 def _linear_near_zero(axes: Any, drops: pd.Series, tolerance: float) -> None:
@@ -425,13 +431,30 @@ def codecs(frames: Frames) -> tuple[Any, str]:
     return figure, "One mark per block of a real update, in an early and a late round; up and to the right is better."
 
 
+def _calibrated(name: str) -> Draw:
+    """A plot of calibration.py, which draws with this file's tools and so is imported later."""
+
+    def draw(frames: Frames) -> tuple[Any, str]:
+        import fedbound.report.calibration as more
+
+        drawn: tuple[Any, str] = getattr(more, name)(frames)
+        return drawn
+
+    return draw
+
+
 _SECTIONS: dict[str, list[tuple[str, str, Draw]]] = {
     "training": [
         ("accuracy-by-round", "Does compression slow learning down?", accuracy_by_round),
         ("accuracy-by-bytes", "How much accuracy does a byte buy?", accuracy_by_bytes),
         ("accuracy-by-silo", "Does any silo pay for the compression?", accuracy_by_silo),
     ],
-    "calibration": [("calibration", "How large may the error bound be?", calibration)],
+    "calibration": [
+        ("calibration", "How large may the error bound be?", calibration),
+        ("calibration-bytes", "What does each bound cost, and where is the knee?", _calibrated("knee")),
+        ("calibration-spread", "Do bounds set silos apart?", _calibrated("spread")),
+        ("calibration-layers", "What is the bound of each tensor?", _calibrated("layers")),
+    ],
     "privacy": [("privacy", "What does each mechanism cost at each epsilon?", privacy)],
     "simulation": [
         ("round-time", "How long is a round at scale, with and without compression?", simulated_times),

@@ -266,7 +266,7 @@ def _codec(candidate: Candidate) -> str:
     if not candidate.bound:
         return f"codec {candidate.codec}"
     if candidate.bound == "calibrated":
-        return f"codec {candidate.codec} at the calibrated bound, {candidate.bound_value:.3g} of each tensor's range"
+        return f"codec {candidate.codec} at the calibrated relative bound, {candidate.bound_value:.3g}"
     if candidate.bound.endswith(" abs"):
         return f"codec {candidate.codec} at an absolute bound of {candidate.bound_value:g}"
     return f"codec {candidate.codec} at {candidate.bound_value:g} of each tensor's range"

@@ -73,7 +73,8 @@ def _calibration(decisions: pd.DataFrame) -> Iterator[str]:
     for row in decisions.head(4).itertuples():
         if row.scale > 0:
             limit = f"drop {text.points(row.mean_drop)}, at most {text.points(row.upper_drop)} points"
-            yield _cut(f"calibrated bound ({row.setting}): {row.scale:.3g} of each tensor's range ({limit})")
+            unit = "standard deviations" if row.rule == "std" else "of each tensor's range"
+            yield _cut(f"calibrated bound ({row.setting}): {row.scale:.3g} {unit} ({limit})")
         else:
             yield _cut(f"calibrated bound ({row.setting}): none keeps accuracy within {row.tolerance:g} points")
 

@@ -16,7 +16,6 @@ from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.uplink import Uplink
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.silo import Silo
-from fedbound.registry import ALGORITHMS
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,12 @@ class SleepingSilo(Silo):
             parts.layout,
             Uplink(parts.encoder("up", number), exchange.mode, bool(exchange.error_feedback)),
             parts.codec("down"),
-            ALGORITHMS.make(parts.training.algorithm),
+            parts.client(),
             parts.training,
             0,
         )
 
-    def _learn(self, round_: int, steps: int = 0) -> Any:
+    def _learn(self, round_: int, reference: State, steps: int = 0) -> Any:
         time.sleep(self.seconds * (steps / self.steps if steps else 1.0))
         # sparse and heavy-tailed like an update, and quick to make
         size = self.layout.size

@@ -21,6 +21,7 @@ from fedbound.bench.rows import Row, aligned, find
 BENCH = "codecs"
 PEER = "sz3"
 VARIANTS = {
+    "ebq, no scales": {"name": "ebq", "scales": False},
     "sz3 interp_lorenzo": {"name": "sz3", "predictor": "interp_lorenzo"},
     "libpressio:sz3": {"name": "libpressio", "compressor": "sz3"},
     "libpressio:zfp": {"name": "libpressio", "compressor": "zfp"},
@@ -241,7 +242,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     from fedbound.report.plots import COLOURS, GREY, MARKERS
 
     cases = list(dict.fromkeys(row.case for row in rows if row.metric == "entropy" and float(row.value) > 0))
-    labels = [name for name in ("ebq", "sz3", "sz3 interp_lorenzo", "sz2", "zfp") if _has(rows, name)]
+    labels = [name for name in ("ebq", "ebq, no scales", "sz3", "sz3 interp_lorenzo", "sz2", "zfp") if _has(rows, name)]
     figure, (sizes, speeds) = plt.subplots(1, 2, figsize=(13, 0.24 * len(cases) + 2), sharey=True, layout="constrained")
     for index, label in enumerate(labels):
         style = {"marker": MARKERS[index], "color": COLOURS[index], "linestyle": "none", "label": label}

@@ -18,6 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from fedbound.codecs.lossy import Bounded
 from fedbound.codecs.payload import require
@@ -39,7 +40,16 @@ _MOST = (1 << 32) - 1  # values per payload: indices of outliers are 32-bit
 _scratch = threading.local()
 
 
-@CODECS.register("ebq")
+class EbqOptions(Options):
+    """Options of `ebq`."""
+
+    scales: bool = Field(
+        default=True,
+        description="group the entries of a matrix by the scales of their row and column: smaller, half as fast",
+    )
+
+
+@CODECS.register("ebq", EbqOptions)
 class Ebq(Bounded):
     """Our own: uniform quantizer with step 2 * bound, coded at its entropy by range ANS."""
 
@@ -49,8 +59,11 @@ class Ebq(Bounded):
     smallest: ClassVar[int] = 8
     releases_gil: ClassVar[bool] = True
 
-    def __init__(self, options: Options | None = None):
+    Options: ClassVar[type[Options]] = EbqOptions
+
+    def __init__(self, options: EbqOptions | None = None):
         super().__init__()
+        self.options = options or EbqOptions()
         require("numba", self.name, "train")
 
     @staticmethod
@@ -74,11 +87,16 @@ class Ebq(Bounded):
         head = _HEAD.pack(kind, step, found, present)
         return b"".join((head, stream, exact.tobytes(), flat[exact].tobytes()))
 
-    @staticmethod
     def _quanta(
-        flat: np.ndarray, step: float, tokens: np.ndarray, counts: np.ndarray, present: int, shape: tuple[int, ...]
+        self,
+        flat: np.ndarray,
+        step: float,
+        tokens: np.ndarray,
+        counts: np.ndarray,
+        present: int,
+        shape: tuple[int, ...],
     ) -> tuple[int, bytes]:
-        if len(shape) > 1 and min(shape[0], flat.size // shape[0]) >= _NARROW:
+        if self.options.scales and len(shape) > 1 and min(shape[0], flat.size // shape[0]) >= _NARROW:
             grouped = _encode_grouped(flat, step, tokens, counts, (shape[0], flat.size // shape[0]))
             if grouped is not None:
                 return _GROUP, grouped

@@ -273,6 +273,36 @@ def encode(
 
 
 @compiled
+def _put_varint(data: np.ndarray, at: int, value: int) -> int:
+    while value > 127:
+        data[at] = value & 127 | 128
+        value >>= 7
+        at += 1
+    data[at] = value
+    return at + 1
+
+
+@compiled
+def pack_table(frequency: np.ndarray, data: np.ndarray) -> int:
+    """Write the varints of `frequency` (int64), up to the last one above 0, into `data` (uint8); returns the bytes."""
+    last = frequency.size - 1
+    while last > 0 and not frequency[last]:
+        last -= 1
+    at = 0
+    zeros = 0
+    for t in range(last + 1):
+        if frequency[t]:
+            if zeros:
+                data[at] = 0
+                at = _put_varint(data, at + 1, zeros - 1)
+                zeros = 0
+            at = _put_varint(data, at, frequency[t])
+        else:
+            zeros += 1
+    return at
+
+
+@compiled
 def slots(frequency: np.ndarray, table: np.ndarray) -> None:
     """Which token each of the 2^table_bits slots belongs to, into `table` (uint16)."""
     at = 0

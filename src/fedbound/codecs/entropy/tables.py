@@ -90,26 +90,8 @@ def _frequencies(counts: np.ndarray, present: np.ndarray, bits: int) -> np.ndarr
 
 def pack(frequency: np.ndarray) -> bytes:
     """Frequencies in order of tokens: varint of each, where a 0 is followed by the number of further zeros."""
-    data = bytearray()
-    last = int(np.flatnonzero(frequency)[-1])
-    zeros = 0
-    for value in frequency[: last + 1].tolist():
-        if not value:
-            zeros += 1
-            continue
-        if zeros:
-            data.append(0)
-            _varint(data, zeros - 1)
-            zeros = 0
-        _varint(data, value)
-    return bytes(data)
-
-
-def _varint(data: bytearray, value: int) -> None:
-    while value > 127:
-        data.append(value & 127 | 128)
-        value >>= 7
-    data.append(value)
+    data = np.empty(4 * frequency.size + 8, np.uint8)
+    return data[: rans.pack_table(frequency, data)].tobytes()
 
 
 def unpack(data: memoryview, table_bits: int, tokens: int) -> np.ndarray:

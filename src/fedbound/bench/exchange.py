@@ -252,6 +252,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
                 yerr=[[upper - drop], [upper - drop]],
                 marker=MARKERS[index % len(MARKERS)],
                 color=COLOURS[index % len(COLOURS)],
+                markerfacecolor=None if index < len(COLOURS) else "white",
                 linestyle="none",
                 capsize=3,
                 label=name,
@@ -260,9 +261,12 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         axis.axhline(0, color=GREY, linewidth=0.8)
         axis.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
         axis.set_xscale("log")
+        axis.set_yscale("symlog", linthresh=1)
+        axis.set_ylim(-0.5, 100)
+        axis.set_yticks([0, 0.5, 1, 2, 5, 10, 20, 50], labels=["0", "0.5", "1", "2", "5", "10", "20", "50"])
         axis.set_xlabel("MB both ways, whole run (dotted: uncompressed)")
-        axis.set_ylabel("accuracy drop, points, with 95 % limits")
+        axis.set_ylabel("accuracy drop, points, with 95 % limits (linear below 1)")
         axis.set_title(f"{setting}: what does the exchange cost, and what does it lose?")
-        axis.legend(fontsize=8, loc="upper left")
+    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -266,10 +266,15 @@ def _codec(candidate: Candidate) -> str:
     if not candidate.bound:
         return f"codec {candidate.codec}"
     if candidate.bound == "calibrated":
-        return f"codec {candidate.codec} at the calibrated relative bound, {candidate.bound_value:.3g}"
-    if candidate.bound.endswith(" abs"):
-        return f"codec {candidate.codec} at an absolute bound of {candidate.bound_value:g}"
-    return f"codec {candidate.codec} at {candidate.bound_value:g} of each tensor's range"
+        return f"codec {candidate.codec} at the calibrated bound, {candidate.bound_value:.3g}"
+    mode = candidate.bound.partition(" ")[2]
+    words = {
+        "abs": "an absolute bound of {:g}",
+        "std": "{:g} standard deviations of each tensor",
+        "rel_quantile": "{:g} of the range of each tensor's central 99.8 %",
+        "ratio": "a ratio of {:g}",
+    }
+    return f"codec {candidate.codec} at " + words.get(mode, "{:g} of each tensor's range").format(candidate.bound_value)
 
 
 def _traffic(chosen: Candidate, baseline: Candidate) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BENCHES = {
     "codecs": "ratio, speed and error of every codec on synthetic tails and on a model's real weights and updates",
+    "round": "what a round costs beside its training, against a minimal FedAvg in mpi4py",
+    "async": "time for equal updates when one silo is slow: sync, async, buffered, compass, over MPI",
     "exchange": "accuracy and bytes both ways: FedSZ's recipe, ours, and what each part of ours brings",
     "privacy": "published figures of DP quantization and accounting beside ours; speed of accounting and noise",
     "auditing": "attacks: codecs as privacy, one-run audits of private sums, membership inference",
@@ -30,6 +32,7 @@ BENCHES = {
     "predict": "round times predicted from one profiled setting against measured ones, over MPI with shaped links",
     "calibration": "the calibrated bound against a grid on fresh seeds, bounds per tensor and silo, the error's theory",
 }
+_MODULES = {"async": "asynchronous"}  # `async` is a keyword
 Say = Callable[[str], None]
 
 
@@ -37,7 +40,7 @@ def get(name: str) -> Any:
     """The module of the bench called `name`; raises InputError that names the nearest one."""
     if name not in BENCHES:
         raise InputError(f"unknown bench {name!r}; {nearest(name, BENCHES)}")
-    return importlib.import_module(f"fedbound.bench.{name}")
+    return importlib.import_module(f"fedbound.bench.{_MODULES.get(name, name)}")
 
 
 def run(name: str, quick: bool, say: Say) -> list[Row]:

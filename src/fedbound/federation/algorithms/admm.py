@@ -41,7 +41,7 @@ class AdmmClient(Client):
         self.dual = np.zeros(layout.size, np.float32)
 
     def parts(self, module: Any, vector: np.ndarray) -> list[Any]:
-        """`vector` as tensors of the module's parameters' shapes, on their device, in their order."""
+        """`vector` as tensors of the trained parameters' shapes, on their device, in the order of `trained`."""
         from fedbound.models.state import as_tensor
 
         names = [spec.name for spec in self.layout.specs]
@@ -49,6 +49,7 @@ class AdmmClient(Client):
         return [
             as_tensor(np.array(arrays[name])).to(parameter.device, parameter.dtype)
             for name, parameter in module.named_parameters()
+            if parameter.requires_grad
         ]
 
     def state(self) -> dict[str, np.ndarray]:
@@ -58,10 +59,15 @@ class AdmmClient(Client):
         self.dual[:] = state["dual"]
 
 
+def trained(module: Any) -> list[Any]:
+    """The parameters that local steps change; the frozen ones, such as the base of LoRA adapters, do not travel."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
 def check_parameters_only(name: str, module: Any) -> None:
     """Raise InputError where the model has tensors that are exchanged but not trained: they have no gradient."""
-    trained = {key for key, _ in module.named_parameters()}
-    others = [key for key in module.state_dict() if key not in trained]
+    parameters = {key for key, _ in module.named_parameters(remove_duplicate=False)}
+    others = [key for key in module.state_dict() if key not in parameters]
     if others:
         raise InputError(
             f"training.algorithm: {name!r} is refused: the model's tensor {others[0]!r} is not trained, and ADMM "

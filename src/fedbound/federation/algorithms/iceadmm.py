@@ -21,7 +21,7 @@ import numpy as np
 
 from fedbound.exchange.layout import Layout
 from fedbound.federation.algorithms import Contribution, Hook
-from fedbound.federation.algorithms.admm import AdmmClient, AdmmOptions, check_parameters_only
+from fedbound.federation.algorithms.admm import AdmmClient, AdmmOptions, check_parameters_only, trained
 from fedbound.registry import ALGORITHMS
 
 
@@ -74,7 +74,7 @@ class IceadmmClient(AdmmClient):
         pulls = self.parts(module, np.float32(rho) * reference - self.dual)  # rho w - lambda: the same in every step
 
         def step(module: Any) -> bool:
-            for parameter, pull in zip(module.parameters(), pulls, strict=True):
+            for parameter, pull in zip(trained(module), pulls, strict=True):
                 value = parameter.detach()
                 value.sub_((rho * value - pull + parameter.grad) / (rho + zeta))
             return True

@@ -107,6 +107,8 @@ def test_every_plot_is_drawn(page: str) -> None:
         "calibration-spread",
         "calibration-layers",
         "privacy",
+        "privacy-bits",
+        "privacy-audit",
         "round-time",
         "time-to-target",
         "time-shares",
@@ -153,7 +155,7 @@ def test_without_its_stage_a_plot_is_a_sentence(collected: artifacts.Artifact) -
 
 
 @pytest.mark.parametrize(
-    ("only", "missing"), [("train", 11), ("privacy", 13), ("profile", 13), ("calibrate", 10), ("simulate", 9)]
+    ("only", "missing"), [("train", 13), ("privacy", 13), ("profile", 15), ("calibrate", 12), ("simulate", 11)]
 )
 def test_a_report_of_one_stage_alone(only: str, missing: int, tmp_path: Path, inputs: dict[str, Path]) -> None:
     own = {name: path for name, path in inputs.items() if name.startswith(f"{only}/")}
@@ -327,7 +329,7 @@ def test_the_report_in_a_browser(tmp_path: Path, page: str) -> None:
     found = re.search(r'data-measured="([\d ]+)"', dom)
     assert found is not None
     width, view, inner, images, overlaps = map(int, found[1].split())
-    assert (width, inner, images, overlaps) == (view, 0, 14, 0)
+    assert (width, inner, images, overlaps) == (view, 0, 16, 0)
     assert view == 1280
     shot = tmp_path / "report.png"
     chromium(tmp_path, "--window-size=1280,3000", f"--screenshot={shot}", original.as_uri())

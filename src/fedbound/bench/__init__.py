@@ -28,6 +28,7 @@ BENCHES = {
     "exchange": "accuracy and bytes both ways: FedSZ's recipe, ours, and what each part of ours brings",
     "privacy": "published figures of DP quantization and accounting beside ours; speed of accounting and noise",
     "auditing": "attacks: codecs as privacy, one-run audits of private sums, membership inference",
+    "private_training": "federated training through DP quantization at silo and record level: accuracy, bits, epsilon",
     "simulate": "wall time, memory and cost per event of the simulator at 100 to 1,000,000 clients, beside SimGrid",
     "predict": "round times predicted from one profiled setting against measured ones, over MPI with shaped links",
     "calibration": "the calibrated bound against a grid on fresh seeds, bounds per tensor and silo, the error's theory",

@@ -150,8 +150,10 @@ def ddgauss_rdp(
     return np.minimum(alpha / 2 * l2**2 + tau * dimension, alpha / 2 * by_norms)
 
 
-def binomial_epsilon(l2: float, trials: int, dimension: int, delta: float) -> float:
+def binomial_epsilon(l2: float, trials: int, dimension: int, delta: float, rounds: int = 1) -> float:
     """Epsilon at `delta` of integer vectors of L2 norm at most `l2` under Bin(trials, 1/2) noise per coordinate.
+
+    `rounds` releases together.
 
     The two pmfs of a coordinate that moves by t differ in support, so that their Rényi divergence is infinite. Both are
     conditioned on outputs within 15 standard deviations of the middle that either can reach; `lost`, the probability of
@@ -167,7 +169,7 @@ def binomial_epsilon(l2: float, trials: int, dimension: int, delta: float) -> fl
         return 0.0
     low = max(most, math.ceil(trials / 2 - most - 15 * sd))
     high = trials - low
-    lost = min(dimension, l2**2) * (binom.cdf(low - 1, trials, 0.5) + binom.cdf(low + most - 1, trials, 0.5))
+    lost = rounds * min(dimension, l2**2) * (binom.cdf(low - 1, trials, 0.5) + binom.cdf(low + most - 1, trials, 0.5))
     if low >= high or 2 * lost >= delta:
         return math.inf
     outputs = np.arange(low, high + 1, max(1, int(sd / 64)), dtype=np.float64)  # a fine sum where sd is large
@@ -182,7 +184,7 @@ def binomial_epsilon(l2: float, trials: int, dimension: int, delta: float) -> fl
         divergence = np.array([_log_sum(row) for row in alpha * ratio + weights]) / (alpha[:, 0] - 1)
         rate = divergence / t**2
         steepest = np.where(rate >= steepest * (1 - 1e-4), np.maximum(rate, steepest), np.inf)  # but for rounding
-    return rdp_epsilon(COARSE_ORDERS, l2**2 * steepest, delta - 2 * lost) - math.log1p(-lost)
+    return rdp_epsilon(COARSE_ORDERS, rounds * l2**2 * steepest, delta - 2 * lost) - math.log1p(-lost)
 
 
 def _log_sum(x: np.ndarray) -> float:

@@ -82,7 +82,7 @@ class IntegerNoise:
         scale = _scale(setting, options, noise, size)
         limit = transforms.rounded_norm_squared(scale * setting.clip, size, options.beta)
         honest = max(1, math.floor(options.honest * setting.clients))
-        return self.parameters(noise, scale, limit, size, setting.clients, honest)
+        return self.parameters(noise, scale, limit, size, setting.clients, honest, setting.rounds)
 
     def _reachable(self, setting: Setting, options: IntegerNoiseOptions) -> bool:
         if 4.0**options.bits <= options.deviations**2 * setting.clients:
@@ -113,6 +113,7 @@ class Parameters:
         size: padded dimension D.
         clients: number of clients that add a share of the noise.
         honest: number of shares that are counted.
+        rounds: number of releases.
     """
 
     noise: float
@@ -121,6 +122,7 @@ class Parameters:
     size: int
     clients: int
     honest: int
+    rounds: int = 1
 
     @property
     def share_variance(self) -> float:
@@ -156,7 +158,7 @@ class Parameters:
         step = max(1, math.ceil(self.l2 / math.sqrt(self.size)))
         pmf = self.noise_pmf(self.honest)
         pair = loss.from_pmfs(np.append(np.zeros(step), pmf), np.append(pmf, np.zeros(step)))
-        return pair.compose(max(1, int(self.limit / step**2)), delta * 1e-6).epsilon(delta)
+        return pair.compose(self.rounds * max(1, int(self.limit / step**2)), delta * 1e-6).epsilon(delta)
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """Noise shares, int64 of `shape`."""
@@ -178,7 +180,7 @@ def _central_noise(setting: Setting, options: IntegerNoiseOptions) -> float:
     """The central Gaussian's noise, raised so that the counted shares alone hold it: less can never be enough."""
     honest = max(1, math.floor(options.honest * setting.clients))
     multiplier = accounting.gaussian_multiplier(setting.epsilon, setting.delta)
-    return multiplier * setting.clip * math.sqrt(setting.clients / honest)
+    return multiplier * setting.clip * math.sqrt(setting.rounds * setting.clients / honest)
 
 
 @dataclass(frozen=True)

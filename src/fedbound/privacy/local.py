@@ -52,6 +52,7 @@ class Local:
 
     def calibrate(self, setting: Setting) -> LocalRelease:
         """The kernel at epsilon/k, for the number k of coordinates of least error."""
+        setting.once(self.name)
         size = transforms.padded(setting.dimension)
         most = min(size, MOST_COORDINATES)
         counts = [min(self.options.coordinates, size)] if self.options.coordinates else range(1, most + 1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedbound.report import text
+from fedbound.report import privacy_plots, text
 from fedbound.report.collect import PARTS
 
 if TYPE_CHECKING:
@@ -455,7 +455,11 @@ _SECTIONS: dict[str, list[tuple[str, str, Draw]]] = {
         ("calibration-spread", "Do bounds set silos apart?", _calibrated("spread")),
         ("calibration-layers", "What is the bound of each tensor?", _calibrated("layers")),
     ],
-    "privacy": [("privacy", "What does each mechanism cost at each epsilon?", privacy)],
+    "privacy": [
+        ("privacy", "What does each mechanism cost at each epsilon?", privacy),
+        ("privacy-bits", "What does a bit buy under privacy?", privacy_plots.bits),
+        ("privacy-audit", "Do the claims survive an attack?", privacy_plots.claims),
+    ],
     "simulation": [
         ("round-time", "How long is a round at scale, with and without compression?", simulated_times),
         ("time-to-target", "Which strategy is there first?", _more("time_to_target")),

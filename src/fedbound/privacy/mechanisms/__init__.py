@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from fedbound.errors import InputError
 from fedbound.registry import MECHANISMS
 
 Norm = Literal["L1", "L2"]
@@ -25,11 +26,12 @@ class Setting:
     """What is asked of a mechanism.
 
     Attributes:
-        epsilon: target epsilon of one release, above 0.
-        delta: target delta of one release, in (0, 1).
+        epsilon: target epsilon of all releases together, above 0.
+        delta: target delta of all releases together, in (0, 1).
         clients: number n of clients, each with one vector.
         dimension: coordinates d of each vector.
         clip: bound on the norm (the mechanism's own) of each vector.
+        rounds: number of releases, every client taking part in each.
     """
 
     epsilon: float
@@ -37,6 +39,19 @@ class Setting:
     clients: int
     dimension: int
     clip: float
+    rounds: int = 1
+
+    def once(self, name: str) -> None:
+        """Refuse more than one release, for mechanisms whose composition is not accounted.
+
+        Raises:
+            InputError: saying which mechanisms compose.
+        """
+        if self.rounds > 1:
+            raise InputError(
+                f"privacy.mechanism: {name} is accounted for one release and not for {self.rounds}; "
+                "take gaussian, skellam, ddgauss, binomial, pbm or shifted_layered"
+            )
 
     def check(self, vectors: np.ndarray) -> None:
         """Refuse vectors of another shape, or with non-finite values, which no clip can bound.

@@ -41,7 +41,7 @@ class Parameters(integer_noise.Parameters):
         return self.trials / 4
 
     def _epsilon(self, delta: float, shares: int) -> float:
-        return accounting.binomial_epsilon(self.l2, shares * self.trials, self.size, delta)
+        return accounting.binomial_epsilon(self.l2, shares * self.trials, self.size, delta, self.rounds)
 
     def noise_pmf(self, shares: int) -> np.ndarray:
         from scipy.stats import binom

@@ -37,6 +37,7 @@ class CLDP:
 
     def calibrate(self, setting: Setting) -> CLDPRelease:
         """The bit's bias follows from epsilon alone."""
+        setting.once(self.name)
         kernel = table(setting.epsilon)
         epsilon = min(setting.epsilon, kernel.pure_epsilon)
         guarantee = Guarantee(epsilon, setting.delta, accounting.PURE, self.adjacency, self.trust)

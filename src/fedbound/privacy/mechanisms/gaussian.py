@@ -11,6 +11,7 @@ Mean squared error of the mean: sigma^2 / n^2 per coordinate.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,13 +36,14 @@ class Gaussian:
 
     def calibrate(self, setting: Setting) -> GaussianRelease:
         """The analytic noise, raised by the hair that the accountant's own grid costs."""
+        # Gaussian releases compose to one of multiplier / sqrt(rounds)
         exact = multiplier = accounting.gaussian_multiplier(setting.epsilon, setting.delta)
         step = 1e-10
         while (epsilon := accounting.gaussian_epsilon(multiplier, setting.delta)) > setting.epsilon:
             multiplier = exact * (1 + step)
             step *= 4
         guarantee = Guarantee(epsilon, setting.delta, accounting.PLD, self.adjacency, self.trust)
-        return GaussianRelease(setting, multiplier * setting.clip, guarantee)
+        return GaussianRelease(setting, multiplier * setting.clip * math.sqrt(setting.rounds), guarantee)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class GaussianRelease:
         return (total + rng.normal(scale=self.noise, size=len(total))) / self.setting.clients
 
     def accounts(self) -> Accounts:
-        rdp = np.array(accounting.ORDERS) / (2 * (self.noise / self.setting.clip) ** 2)
+        rdp = self.setting.rounds * np.array(accounting.ORDERS) / (2 * (self.noise / self.setting.clip) ** 2)
         delta = self.setting.delta
         return Accounts(self.guarantee.epsilon, accounting.rdp_epsilon(accounting.ORDERS, rdp, delta))
 

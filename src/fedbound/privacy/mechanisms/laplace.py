@@ -35,6 +35,7 @@ class Laplace:
 
     def calibrate(self, setting: Setting) -> LaplaceRelease:
         """Scale clip/epsilon: the target holds with delta 0, whatever delta the setting allows."""
+        setting.once(self.name)
         scale = setting.clip / setting.epsilon
         # 1 / (1 / epsilon) may lie a rounding error above epsilon
         epsilon = min(setting.epsilon, accounting.laplace_epsilon(scale / setting.clip, setting.delta))

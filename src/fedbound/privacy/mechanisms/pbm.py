@@ -71,7 +71,7 @@ class PBM:
             )
         size = transforms.padded(setting.dimension)
         reach = transforms.coordinate_bound(setting.clip, size, self.options.tail)
-        budget = (setting.clip / reach) ** 2
+        budget = setting.rounds * (setting.clip / reach) ** 2
         limit = 1 / accounting.gaussian_multiplier(setting.epsilon, setting.delta)
         theta = limit / math.sqrt(budget * 4 * trials / setting.clients)  # where the sum of coins were Gaussian
         theta, epsilon = _within(setting, trials, budget, min(theta, MOST_THETA))
@@ -197,7 +197,7 @@ class PBMRelease:
         setting = self.setting
         pairs = [(p, q) for _, p, q in sum_pairs(setting.clients, self.trials, self.theta)]
         full = min(self.size, max(1, int((setting.clip / self.reach) ** 2)))
-        spread = loss.from_pairs(pairs).compose(full, setting.delta * 1e-6)
+        spread = loss.from_pairs(pairs).compose(full * setting.rounds, setting.delta * 1e-6)
         return Accounts(spread.epsilon(setting.delta), self.guarantee.epsilon)
 
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:

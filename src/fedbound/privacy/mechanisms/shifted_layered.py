@@ -79,7 +79,7 @@ class ShiftedLayeredRelease:
         return total / self.setting.clients
 
     def accounts(self) -> Accounts:
-        rdp = np.array(accounting.ORDERS) / (2 * (self.noise / self.setting.clip) ** 2)
+        rdp = self.setting.rounds * np.array(accounting.ORDERS) / (2 * (self.noise / self.setting.clip) ** 2)
         delta = self.setting.delta
         return Accounts(self.guarantee.epsilon, accounting.rdp_epsilon(accounting.ORDERS, rdp, delta))
 

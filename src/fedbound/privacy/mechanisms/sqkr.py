@@ -52,6 +52,7 @@ class SQKR:
 
     def calibrate(self, setting: Setting) -> SQKRRelease:
         """The number of bits of least error; lambda follows from it and epsilon."""
+        setting.once(self.name)
         most = min(MOST_COORDINATES, frame_size(setting.dimension))
         counts = [min(self.options.coordinates, most)] if self.options.coordinates else range(1, most + 1)
         guarantee = Guarantee(setting.epsilon, setting.delta, accounting.PURE, self.adjacency, self.trust)

@@ -1,0 +1,110 @@
+"""Which mechanism for this study: all of them, calibrated for its own clients, dimension, trust and bits, by error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedbound.errors import InputError
+from fedbound.privacy import accounting, transforms
+from fedbound.privacy.mechanisms import Setting, Trust
+from fedbound.registry import MECHANISMS
+
+# Who trusts more may use what needs less: a mechanism's need against what is there.
+_TRUST: dict[str, int] = {"local": 0, "secure aggregation": 1, "central server": 2}
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One mechanism that can be had.
+
+    Attributes:
+        choice: name and options, as in a study.
+        trust: who must be trusted.
+        adjacency: the neighbours of its epsilon; replace is the stronger.
+        norm: the norm that is clipped; errors compare within one norm.
+        epsilon: what is claimed, at most the setting's.
+        mse: closed form of the mean squared error per coordinate of the mean.
+        over_floor: the same over the central Gaussian's.
+        bits: bits per coordinate that a client sends.
+    """
+
+    choice: dict[str, Any]
+    trust: str
+    adjacency: str
+    norm: str
+    epsilon: float
+    mse: float
+    over_floor: float
+    bits: float
+
+
+def rank(
+    setting: Setting,
+    trust: Trust,
+    bits: float = math.inf,
+    norm: str = "L2",
+    choices: Sequence[Mapping[str, Any]] | None = None,
+) -> tuple[list[Ranked], dict[str, str]]:
+    """Mechanisms by error, least first, and why others are left out, by name.
+
+    Args:
+        setting: epsilon, delta, clients, dimension, clip and rounds.
+        trust: who is trusted; mechanisms that need no more are offered.
+        bits: most bits per coordinate that a client may send.
+        norm: the norm of the clip, L1 or L2.
+        choices: mechanisms with options; all registered ones by default, those with a field of bits at the most bits.
+    """
+    floor = (accounting.gaussian_multiplier(setting.epsilon, setting.delta) * setting.clip / setting.clients) ** 2
+    floor *= setting.rounds
+    found: list[Ranked] = []
+    refused: dict[str, str] = {}
+    for choice in choices if choices is not None else _all(setting, bits):
+        name = str(choice["name"])
+        mechanism = MECHANISMS.make(choice)
+        if mechanism.norm != norm:
+            refused[name] = f"clips the {mechanism.norm} norm"
+        elif _TRUST[mechanism.trust] > _TRUST[trust]:
+            refused[name] = f"needs trust: {mechanism.trust}"
+        else:
+            try:
+                release = mechanism.calibrate(setting)
+            except InputError as error:
+                refused[name] = str(error)
+                continue
+            if release.bits > bits:
+                refused[name] = f"sends {release.bits:.3g} bits per coordinate"
+                continue
+            guarantee = release.guarantee
+            trusted, neighbours, over = guarantee.trust, guarantee.adjacency, release.mse / floor
+            found.append(
+                Ranked(dict(choice), trusted, neighbours, norm, guarantee.epsilon, release.mse, over, release.bits)
+            )
+    return sorted(found, key=lambda one: one.mse), refused
+
+
+def _all(setting: Setting, bits: float) -> list[dict[str, Any]]:
+    """Every mechanism; sums in fields of as many bits as may be sent, 16 where that is not limited."""
+    padding = transforms.padded(setting.dimension) / setting.dimension
+    field = 16 if math.isinf(bits) else int(min(20, bits / padding))
+    summed = [name for name in MECHANISMS.available() if MECHANISMS.get(name).trust == "secure aggregation"]
+    return [
+        {"name": name, "bits": field} if name in summed and field >= 2 else {"name": name}
+        for name in MECHANISMS.available()
+    ]
+
+
+def table(found: Sequence[Ranked], refused: Mapping[str, str]) -> str:
+    """The ranking as Markdown, and what was left out below it."""
+    lines = [
+        "| mechanism | trust | neighbours | epsilon | MSE | over central Gaussian | bits |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        options = ", ".join(f"{key} {value}" for key, value in one.choice.items() if key != "name")
+        name = f"`{one.choice['name']}`{', ' + options if options else ''}"
+        figures = f"{one.epsilon:.4g} | {one.mse:.3g} | {one.over_floor:.3g} | {one.bits:.3g}"
+        lines.append(f"| {name} | {one.trust} | {one.adjacency} | {figures} |")
+    return "\n".join([*lines, "", *(f"- `{name}`: {why}" for name, why in refused.items())])

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from fedbound.privacy import ranking
+from fedbound.privacy.mechanisms import Setting
+
+SETTING = Setting(2.0, 1e-5, 50, 64, 1.0)
+CHEAP = [{"name": name} for name in ("gaussian", "shifted_layered", "skellam", "sqkr", "grr", "laplace")]
+
+
+def test_ranking_keeps_to_trust_bits_and_norm():
+    found, refused = ranking.rank(SETTING, "central server", choices=CHEAP)
+    assert [one.choice["name"] for one in found][2:] == ["skellam", "sqkr", "grr"]
+    assert {one.choice["name"] for one in found[:2]} == {"gaussian", "shifted_layered"}
+    assert refused == {"laplace": "clips the L1 norm"}
+    assert [one.mse for one in found] == sorted(one.mse for one in found)
+    assert 1 <= found[0].over_floor < 1.0001
+    found, refused = ranking.rank(SETTING, "secure aggregation", choices=CHEAP)
+    assert found[0].choice["name"] == "skellam"
+    assert refused["gaussian"] == "needs trust: central server"
+    found, refused = ranking.rank(SETTING, "local", 0.05, choices=CHEAP)
+    assert [one.choice["name"] for one in found] == ["sqkr", "grr"]
+    found, refused = ranking.rank(SETTING, "central server", 8, choices=CHEAP)
+    assert found[0].choice["name"] == "shifted_layered"
+    assert refused["gaussian"] == "sends 32 bits per coordinate"
+    assert all(one.bits <= 8 for one in found)
+
+
+def test_fields_follow_the_budget_and_what_cannot_be_is_told():
+    choices = {choice["name"]: choice for choice in ranking._all(Setting(1.0, 1e-5, 10, 48, 1.0), 12)}
+    assert choices["skellam"] == {"name": "skellam", "bits": 9}  # 64 of 48 coordinates are sent
+    assert choices["sqkr"] == {"name": "sqkr"}
+    found, refused = ranking.rank(SETTING, "secure aggregation", choices=[{"name": "skellam", "bits": 3}])
+    assert found == []
+    assert "bits are too few" in refused["skellam"]
+
+
+def test_rounds_count_in_the_floor():
+    setting = Setting(2.0, 1e-5, 50, 64, 1.0, 9)
+    found, refused = ranking.rank(setting, "central server", choices=CHEAP[:3])
+    assert 1 <= found[0].over_floor < 1.0001
+    assert refused == {}
+
+
+def test_the_table_is_markdown():
+    shown = ranking.table(*ranking.rank(SETTING, "local", choices=CHEAP[2:4]))
+    lines = shown.splitlines()
+    assert lines[2].startswith("| `sqkr` | local | replace | 2 |")
+    assert lines[-1] == "- `skellam`: needs trust: secure aggregation"

@@ -353,7 +353,7 @@ SIMULATION_SUMMARY = Schema(
 
 SIMULATION_VALIDATION = Schema(
     {
-        "quantity": _s("what is compared: 'round', or 'arrival of silo k'"),
+        "quantity": _s("what is compared: 'round', 'arrival of silo k', or 'time between aggregations'"),
         "predicted": _seconds("predicted from the profile"),
         "measured": _seconds("median of the measured run, the first round left out"),
         "error": _f("1", "(predicted - measured) / measured", measured=True),

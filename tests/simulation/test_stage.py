@@ -278,6 +278,17 @@ def test_predicted_against_measured(profile: Artifact, run: Artifact) -> None:
     np.testing.assert_allclose(table["error"].values, table["predicted"].values / measured - 1)
 
 
+def test_without_rounds_the_time_between_aggregations_is_compared(profile: Artifact, run: Artifact) -> None:
+    """Silos of 1, 2 and 4 s and what else their rounds take: four aggregations in about four seconds."""
+    scenario = copy.deepcopy(run.scenario)
+    scenario["training"]["scheduler"] = {"name": "async"}
+    found = validation(profile, Artifact("train", "test", scenario, 0, run.tables))
+    table = {key: column.values for key, column in found.items()}
+    assert list(table["quantity"]) == ["time between aggregations"]
+    assert table["measured"][0] == pytest.approx((50 + 5 + 5 + 6) / 4)
+    assert 0.5 < table["predicted"][0] < 1.2
+
+
 def test_what_the_profile_cannot_explain_is_added_to_every_silo(profile: Artifact, run: Artifact) -> None:
     """Both runs have the same messages here, so the prediction is the profile's own round, to the last digit."""
     before = validation(profile, run)["predicted"].values

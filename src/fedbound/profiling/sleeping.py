@@ -78,7 +78,7 @@ class SleepingSilo(Silo):
         # sparse and heavy-tailed like an update, and quick to make
         size = self.layout.size
         update = np.resize(self.draw.laplace(size=min(size, 65536)).astype(np.float32), size)
-        return Learned(steps or self.steps, 0.0), State(self.model.vector + 1e-3 * update, [])
+        return Learned(steps or self.steps, 0.0), State(reference.vector + 1e-3 * update, [])
 
     def _evaluate(self) -> dict[str, float]:
         counts = {f"{part}_{key}": 1.0 for part in ("test", "validation") for key in ("samples", "correct")}

@@ -19,6 +19,8 @@ from fedbound.simulation.workload import Workload, evaluate_every, silo_costs
 if TYPE_CHECKING:
     import pandas as pd
 
+_INTERVAL = "time between aggregations"
+
 
 def validation(profile: Artifact, run: Artifact) -> Table:
     """Predict the measured run from its profile, by its own scheduler, and set the two side by side.
@@ -26,7 +28,8 @@ def validation(profile: Artifact, run: Artifact) -> Table:
     The fluid engine does it whatever the scenario's engine is: SimGrid's TCP model has no place on one machine.
 
     Returns:
-        Table SIMULATION_VALIDATION: the round, and each silo's arrival where it has one.
+        Table SIMULATION_VALIDATION: the round, and each silo's arrival where it has one; where the scheduler lets tasks
+        overlap, and so has no rounds, the mean time from one aggregation to the next.
     """
     workload, star = deployment(profile, run)
     training = run.scenario["training"]
@@ -36,6 +39,10 @@ def validation(profile: Artifact, run: Artifact) -> Table:
         return simulate(workload, platform, scheduler)
 
     shared, free = predict(star), predict(dataclasses.replace(star, server_up=np.inf, server_down=np.inf))
+    if make_scheduler(training["scheduler"], 1, 0).overlapping:
+        # the run's records count from the last dispatch, so a silo's arrival has no counterpart
+        predicted, alone = (result.seconds / max(1, len(result.rounds)) for result in (shared, free))
+        return schemas.SIMULATION_VALIDATION.table([_compared(_INTERVAL, predicted, alone, _mean_interval(run))])
     rows = [_compared("round", _median_round(shared), _median_round(free), _measured(run))]
     for index, silo in enumerate(silo_costs(profile)["silo"]):
         predicted, alone = float(shared.arrivals[index]), float(free.arrivals[index])
@@ -119,6 +126,12 @@ def _compared(quantity: str, predicted: float, no_contention: float, measured: f
         "error": (predicted - measured) / measured,
         "no_contention": no_contention,
     }
+
+
+def _mean_interval(run: Artifact) -> float:
+    """Mean seconds from one aggregation to the next, from the first dispatch on; row 0 is the initial model."""
+    rows = run["rounds"]
+    return float(rows["seconds"][rows["round"] >= 1].mean())
 
 
 def _measured(run: Artifact, silo: int | None = None) -> float:

@@ -157,7 +157,7 @@ BOUNDS_PROBES = Schema(
         "scale": _f("1", "relative bound of the probe; 0 for the uncompressed run"),
         "seed": _i("1", "seed"),
         "purpose": _s("baseline: uncompressed; search: where to look; confirm: the test"),
-        "accuracy": _f("1", "validation accuracy, mean of the probe's last three evaluations"),
+        "accuracy": _f("1", "validation accuracy, mean of the probe's last five evaluations"),
         "drop": _f("percentage point", "accuracy of the uncompressed run of the same seed minus this one, in points"),
         "spread": _f("1", "standard deviation over silos of their validation accuracy"),
         "worst": _f("1", "the worst silo's validation accuracy"),

@@ -236,7 +236,7 @@ class Calibration(Section):
         default=20, ge=1, description="rounds of each probe: as many as the training's, or until accuracy is level"
     )
     seeds: list[Seed] = Field(
-        default=[101, 102, 103, 104],
+        default=[101, 102, 103, 104, 105],
         min_length=4,
         description="seeds of the paired probes: the first one searches, the others (at least three) confirm",
     )

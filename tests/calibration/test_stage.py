@@ -39,7 +39,7 @@ def test_stage_is_deterministic_and_its_answer_is_supported_by_its_probes(tmp_pa
     assert a.content_digest() == b.content_digest()
     probes, decision, bounds = a["probes"], a["decision"].iloc[0], a["bounds"]
     confirming = probes[(probes["scale"] == decision["scale"]) & (probes.purpose == "confirm")]
-    assert len(confirming) == decision["seeds"] == 3
+    assert len(confirming) == decision["seeds"] >= 3
     assert confirming["drop"].mean() == pytest.approx(decision["mean_drop"])
     assert decision["mean_drop"] < decision["upper_drop"] <= 8.0
     assert set(probes[probes.purpose == "search"].seed) == {101}

@@ -18,7 +18,7 @@ from fedbound.exchange.layout import Layout, State
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.server import Server
 
-LAST = 3  # evaluations that a probe's accuracy is the mean of: one alone is noisy
+LAST = 5  # evaluations that a probe's accuracy is the mean of: one alone is noisy
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Probe:
     Attributes:
         scale: relative bound; 0 for the uncompressed run.
         seed: the run's seed.
-        correct: per validation sample, silo by silo: share of the last three evaluations that were right (float64).
+        correct: per validation sample, silo by silo: share of the last five evaluations that were right (float64).
         by_silo: each silo's mean of that.
         bytes_up, bytes_down: bytes each way, headers included.
         raw_up: those of the uplink uncompressed.

@@ -122,8 +122,36 @@ class LocalTraining(Section):
         return self
 
 
+class TrainingPrivacy(Section):
+    """Output perturbation of every update: clipped, noised, then encoded; one silo's update is what is protected."""
+
+    mechanism: Literal["gaussian", "laplace"] = Field(default="gaussian", description="law of the noise")
+    clip: float = Field(default=1.0, gt=0, description="largest norm of an update: L2 (gaussian) or L1 (laplace)")
+    epsilon: float | None = Field(
+        default=None, gt=0, description="target epsilon of all rounds together, for which the noise is solved"
+    )
+    noise_multiplier: float | None = Field(
+        default=None, gt=0, description="noise over sensitivity, instead of a target epsilon"
+    )
+    delta: float = Field(default=1e-5, gt=0, lt=1, description="delta at which epsilon is stated")
+    adjacency: Literal["zero-out", "replace-one"] = Field(
+        default="zero-out", description="a silo's update is removed (sensitivity clip) or exchanged (2 clip)"
+    )
+    insecure_seed: bool = Field(
+        default=False, description="noise from the study's seed, to compare runs: it protects nobody"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> TrainingPrivacy:
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give either epsilon or noise_multiplier")
+        return self
+
+
 class Training(LocalTraining):
     """The federated training run."""
+
+    privacy: TrainingPrivacy | None = Field(default=None, description="differential privacy of updates; null: none")
 
     scheduler: Scheduler = Field(default="sync", validate_default=True, description="when silos train and report")
     rounds: int = Field(default=20, ge=1, description="rounds of training")

@@ -66,17 +66,18 @@ class _Ear(Uplink):
     """An uplink that remembers what its last encoding lost."""
 
     def __init__(self, inner: Uplink, samples: int):
-        self.encoder, self.mode, self.residual = inner.encoder, inner.mode, inner.residual
+        super().__init__(inner.encoder, inner.mode, False)
+        self.residual = inner.residual
         self.samples = samples
         self.error: np.ndarray | None = None
         self.bounds: list[float] = []
         self.spreads: list[float] = []
 
-    def encode(self, local: State, reference: State) -> Encoding:
+    def encode(self, local: State, reference: State, round_: int = 0) -> Encoding:
         v = local.vector - reference.vector if self.mode == "delta" else local.vector.copy()
         if self.residual is not None:
             v += self.residual
-        encoding = super().encode(local, reference)
+        encoding = super().encode(local, reference, round_)
         blocks = self.encoder.layout.blocks
         self.bounds = [float(record.bound) for record in encoding.records[: len(blocks)]]
         self.spreads = [float(v[block.start : block.stop].std(dtype=np.float64)) for block in blocks]

@@ -17,6 +17,7 @@ from fedbound.codecs.wire import Message
 from fedbound.errors import MessageError
 from fedbound.exchange.blocks import Encoder, Encoding, decode_records, decoders
 from fedbound.exchange.layout import Layout, State
+from fedbound.exchange.perturb import Perturbation
 
 
 class Uplink:
@@ -26,20 +27,24 @@ class Uplink:
         encoder: how blocks are encoded.
         mode: "delta" sends local - reference, "weights" sends local.
         error_feedback: whether to carry the encoding error over to the next update.
+        perturb: clips and noises updates before anything else; only in mode "delta".
     """
 
-    def __init__(self, encoder: Encoder, mode: str, error_feedback: bool):
+    def __init__(self, encoder: Encoder, mode: str, error_feedback: bool, perturb: Perturbation | None = None):
+        self.perturb = perturb
         self.encoder = encoder
         self.mode = mode
         self.residual = np.zeros(encoder.layout.size, np.float32) if error_feedback else None
 
-    def encode(self, local: State, reference: State) -> Encoding:
-        """Encode the update that leads from `reference` to `local`, and keep what the encoding lost.
+    def encode(self, local: State, reference: State, round_: int = 0) -> Encoding:
+        """Encode the update that leads from `reference` to `local` in a round, and keep what the encoding lost.
 
         Raises:
             FederationError: the update holds NaN or infinite values and those are to be rejected.
         """
         v = local.vector - reference.vector if self.mode == "delta" else local.vector.copy()
+        if self.perturb is not None:
+            self.perturb.apply(v, round_)
         if self.residual is not None:
             v += self.residual
         encoding = self.encoder.encode(v, local.integers)

@@ -12,19 +12,22 @@ from typing import TYPE_CHECKING, Any
 from fedbound import study
 from fedbound.codecs import Codec
 from fedbound.data import Federation, federation
+from fedbound.errors import InputError
 from fedbound.exchange import bounds as rules
-from fedbound.exchange import downlink
+from fedbound.exchange import downlink, perturb
 from fedbound.exchange.blocks import Encoder
 from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.uplink import Receiver, Uplink
 from fedbound.federation import checkpoint, schedulers
 from fedbound.federation.algorithms import Algorithm, Client
 from fedbound.federation.failures import Failures
+from fedbound.federation.ledger import Ledger
 from fedbound.federation.records import Records
 from fedbound.federation.server import Exchange, Server
 from fedbound.federation.silo import Silo
 from fedbound.federation.transports import Transport
 from fedbound.federation.transports.local import LocalTransport
+from fedbound.privacy import rounds
 from fedbound.registry import ALGORITHMS, CODECS
 
 if TYPE_CHECKING:
@@ -64,10 +67,31 @@ class Assembly:
         module = self.module()
         layout = Layout(state.specs(module))
         ALGORITHMS.make(self.training.algorithm).check(module)
+        self._check_privacy()
         self.scheduler().check(self.data.silos)
         for direction, silo in _ENDS:  # refuse foreign bounds before anything starts
             rules.rule(self.exchange, layout, silo, self.bounds, direction)
         return layout
+
+    def _check_privacy(self) -> None:
+        """Refuse what a private update cannot be sent with.
+
+        Raises:
+            InputError: the exchange sends weights, or the algorithm sends or tells more than the update.
+        """
+        if self.training.privacy is None:
+            return
+        client = self.client_of(self.training.algorithm)
+        if self.exchange.mode == "weights":
+            raise InputError(
+                "exchange.mode: 'weights' is refused with training.privacy: noise is put on the clipped update; "
+                "use 'delta'"
+            )
+        if client.extras or client.wants_global_loss:
+            raise InputError(
+                f"training.algorithm: {self.training.algorithm['name']!r} is refused with training.privacy: it sends "
+                "more than the update, which no noise covers; use another algorithm, such as 'iiadmm' or 'fedavg'"
+            )
 
     def module(self) -> Any:
         """A fresh torch module with the run's initial weights, the same on every rank."""
@@ -107,9 +131,16 @@ class Assembly:
         algorithm: Algorithm = ALGORITHMS.make(self.training.algorithm)
         return algorithm.client(self.layout)
 
+    @staticmethod
+    def client_of(choice: dict[str, Any]) -> Client:
+        """A silo's end of the algorithm, of no model: what it sends and asks for."""
+        algorithm: Algorithm = ALGORITHMS.make(choice)
+        return algorithm.client(Layout([]))
+
     def silo(self, number: int, folder: Path | None = None, checkpoint_every: int = 1) -> Silo:
         """Silo `number`; its checkpoints go to `folder`."""
-        uplink = Uplink(self.encoder("up", number), self.exchange.mode, bool(self.exchange.error_feedback))
+        feedback = bool(self.exchange.error_feedback)
+        uplink = Uplink(self.encoder("up", number), self.exchange.mode, feedback, self._perturbation(number))
         return Silo(
             number,
             self.module(),
@@ -121,6 +152,9 @@ class Assembly:
             self.training,
             self.seed,
             checkpoint.Store(folder, f"silo-{number}", self._keep(checkpoint_every)) if folder else None,
+            Ledger(
+                folder.parent / f"ledger-{number}.jsonl" if folder else None
+            ),  # beside the epochs: never rolled back
         )
 
     def server(self, transport: Transport, folder: Path | None = None, checkpoint_every: int = 1) -> Server:
@@ -139,6 +173,31 @@ class Assembly:
             checkpoint_every,
             Failures(self.training.on_failure, self.training.least_silos, self.training.silo_timeout),
         )
+
+    def _perturbation(self, number: int) -> perturb.Perturbation | None:
+        """What silo `number` does to its updates under differential privacy."""
+        settings = self.training.privacy
+        if settings is None:
+            return None
+        scale = self.noise_multiplier() * rounds.sensitivity(settings.clip, settings.adjacency)
+        draw = perturb.insecure(self.seed, number) if settings.insecure_seed else perturb.entropy
+        return perturb.Perturbation(settings.mechanism, settings.clip, scale, draw)
+
+    def noise_multiplier(self) -> float:
+        """Noise over sensitivity: as given, or solved for the target epsilon, one release a round."""
+        settings = self.training.privacy
+        assert settings is not None
+        if settings.noise_multiplier is not None:
+            return settings.noise_multiplier
+        assert settings.epsilon is not None  # a validated study gives one of the two
+        return rounds.multiplier(settings.mechanism, settings.epsilon, self.training.rounds, settings.delta)
+
+    def epsilon(self, releases: int) -> float:
+        """Epsilon of so many releases of one silo; NaN where updates are not private."""
+        settings = self.training.privacy
+        if settings is None:
+            return float("nan")
+        return rounds.epsilon(settings.mechanism, self.noise_multiplier(), releases, settings.delta)
 
     def scheduler(self) -> schedulers.Scheduler:
         """A fresh scheduler of this run."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Set
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +104,24 @@ _INITIAL = {
 }  # round 0: the model that nobody has trained yet
 
 
-def tables(rows: Rows, extra: dict[str, Any]) -> dict[str, Table]:
+def tables(
+    rows: Rows, extra: dict[str, Any], epsilon: Callable[[int], float] = lambda releases: float("nan")
+) -> dict[str, Table]:
     """The artifact's tables from the committed rows.
 
     Args:
         rows: committed rows.
         extra: the summary's values that rows do not hold: server_memory_bytes, resumed_from.
+        epsilon: epsilon of so many releases of one silo.
     """
+    charged: dict[int, int] = {}
+    for row in rows["silos"]:
+        charged[row["round"]] = max(charged.get(row["round"], 0), row["releases"])
+    so_far = 0
+    spent = {}
+    for number in sorted({0, *charged, *(row["round"] for row in rows["rounds"])}):
+        so_far = max(so_far, charged.get(number, 0))
+        spent[number] = epsilon(so_far)
     by_round: dict[int, list[dict[str, Any]]] = {}
     for row in sorted(rows["evaluations"], key=lambda row: row["silo"]):  # arrival order must not reach a sum
         by_round.setdefault(row["round"], []).append(row)
@@ -120,7 +131,10 @@ def tables(rows: Rows, extra: dict[str, Any]) -> dict[str, Table]:
         )
         for number, found in by_round.items()
     }
-    rounds = [{**row, **figures.get(row["round"], _NO_EVALUATION)} for row in [_INITIAL, *rows["rounds"]]]
+    rounds = [
+        {**row, "epsilon": spent[row["round"]], **figures.get(row["round"], _NO_EVALUATION)}
+        for row in [_INITIAL, *rows["rounds"]]
+    ]
     ordered = {
         table: sorted(rows[table], key=lambda row: (row["round"], row["silo"]))
         for table in ("silos", "evaluations", "tensors", "failures")

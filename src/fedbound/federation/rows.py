@@ -46,6 +46,7 @@ def update(message: wire.Message) -> dict[str, Any]:
         **{key: fields[key] for key in ("train_seconds", "encode_seconds", "wait_seconds")},
         "evaluate_seconds": fields.get("evaluate_seconds", 0.0),
         "model_seconds": fields.get("decode_seconds", 0.0),
+        "releases": int(fields.get("releases", 0)),
         "payload_up": sum(len(record.payload) for record in message.records),
         "raw_up": int(fields["raw_bytes"]),
     }

@@ -17,6 +17,7 @@ from fedbound.exchange.blocks import Encoding
 from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.uplink import Uplink, sent_model
 from fedbound.federation import checkpoint
+from fedbound.federation.ledger import Ledger
 
 if TYPE_CHECKING:
     from fedbound.federation.algorithms import Client
@@ -42,6 +43,7 @@ class Silo:
         settings: the local training's settings.
         seed: the run's seed; with silo and round it determines the order of the samples.
         store: where checkpoints go; None where nothing survives (probes).
+        ledger: counts what the silo releases under differential privacy; needed where the uplink perturbs.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Silo:
         settings: study.LocalTraining,
         seed: int,
         store: checkpoint.Store | None = None,
+        ledger: Ledger | None = None,
     ):
+        self.ledger = ledger
         self.number = number
         self.module = module
         self.split = split
@@ -124,7 +128,10 @@ class Silo:
         started = time.perf_counter()
         result, local = self._learn(message.round, reference, int(message.fields.get("steps", 0)))
         trained = time.perf_counter()
-        encoding, records = self._encode(local, reference)
+        if self.uplink.perturb is not None:
+            assert self.ledger is not None
+            fields["releases"] = self.ledger.charge(message.round)  # on disk before anything noised can leave
+        encoding, records = self._encode(local, reference, message.round)
         encoded = time.perf_counter()
         if message.flags & wire.Flags.CHECKPOINT:
             self._save(message.round + 1)
@@ -132,7 +139,8 @@ class Silo:
         fields |= {
             "samples": len(self.split.train),
             "steps": result.steps,
-            "train_loss": result.loss,
+            # a figure of the training data that no noise covers does not leave with a private update
+            "train_loss": result.loss if self.uplink.perturb is None else float("nan"),
             "train_seconds": trained - started,
             "encode_seconds": encoded - trained,
             "error_over_bound": encoding.error_over_bound,
@@ -143,9 +151,9 @@ class Silo:
         }
         return self._message(wire.Kind.UPDATE, message.round, message.model_version, records=records, fields=fields)
 
-    def _encode(self, local: State, reference: State) -> tuple[Encoding, list[wire.Record]]:
+    def _encode(self, local: State, reference: State, round_: int) -> tuple[Encoding, list[wire.Record]]:
         """Encode the update and what goes with it, and let the algorithm's state follow what the server decodes."""
-        encoding = self.uplink.encode(local, reference)
+        encoding = self.uplink.encode(local, reference, round_)
         records = encoding.records
         if self.client.follows:
             sent = sent_model(self.uplink.mode, encoding.decoded, reference.vector)

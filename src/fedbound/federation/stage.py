@@ -158,7 +158,7 @@ def _artifact(scenario: study.TrainScenario, assembly: Assembly, server: Server)
         scenario.study,
         scenario.model_dump(mode="json"),
         scenario.seed,
-        records.tables(server.records.rows, extra),
+        records.tables(server.records.rows, extra, assembly.epsilon),
         {} if assembly.bounds is None else {"bounds": assembly.bounds.content_digest()},
         artifacts.stamp(torch=_torch_version()),
     )

@@ -390,10 +390,10 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from fedbound.report.plots import COLOURS, GREY, MARKERS
+    from fedbound.report.plots import COLOURS, GREY, MARKERS, _plain
 
     cases_ = list(dict.fromkeys(row.case for row in rows if row.metric == "decision_scale"))
-    figure, axes = plt.subplots(2, len(cases_), figsize=(5.2 * len(cases_), 8), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(2, len(cases_), figsize=(7 * len(cases_), 8), squeeze=False, layout="constrained")
     for (drops, gains), case in zip(axes.T, cases_, strict=True):
         names = [row.case for row in rows if row.metric == "scale" and row.case.startswith(f"{case}: ")]
         for name in names:
@@ -418,6 +418,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             xscale="log", xlabel="MB both ways, whole run (log scale)", ylabel="accuracy drop, points, 90 % interval"
         )
         drops.set_yscale("symlog", linthresh=2)
+        drops.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+        _plain(drops.xaxis)
         drops.set_title(f"{case}: where is the knee?", fontsize=10)
         drops.legend(fontsize=8)
         found = list(
@@ -431,7 +433,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
                     sign * mean, index + offset * 0.25, xerr=half, capsize=3, marker=MARKERS[offset], linestyle="none",
                     color=COLOURS[offset], label=label,
                 )  # fmt: skip
-        gains.axvline(0, color=GREY, linewidth=0.8)
+        if found:
+            gains.axvline(0, color=GREY, linewidth=0.8)
         gains.set_yticks(range(len(found)), [name.removeprefix(f"{case}, ") for name in found], fontsize=8)
         gains.set_xlabel("points against one bound at equal bytes, 90 % interval")
         if found:

@@ -166,10 +166,10 @@ def test_the_residual_is_of_noised_updates(codec):
 
 def test_what_noise_does_not_cover_is_refused():
     with pytest.raises(InputError, match=r"exchange\.mode: 'weights' is refused"):
-        assemble(scenario(mode="weights")).layout
+        assert assemble(scenario(mode="weights")).layout
     for algorithm in ("iceadmm", "qffl"):
         with pytest.raises(InputError, match=f"{algorithm}.*more than the update"):
-            assemble(scenario(algorithm)).layout
+            assert assemble(scenario(algorithm)).layout
     with pytest.raises(InputError, match="either epsilon or noise_multiplier"):
         study.parse({"study": "s", "training": {"privacy": {"clip": 1.0}}})
     with pytest.raises(InputError, match=r"training\.privacy"):

@@ -23,7 +23,7 @@ from report_cases import (
 
 from fedbound import artifacts, load, schemas
 from fedbound.errors import ArtifactError, InputError
-from fedbound.report import collect
+from fedbound.report import collect, labels
 
 
 def test_every_table_is_there_with_the_rows_of_all_artifacts(collected: artifacts.Artifact) -> None:
@@ -247,3 +247,10 @@ def test_every_new_table_is_in_the_schemas(collected: artifacts.Artifact) -> Non
         "scenarios": schemas.STUDY_SCENARIOS,
     }.items():
         assert {key: column.field for key, column in collected.tables[name].items()} == dict(schema.fields)
+
+
+def test_a_downlink_like_the_uplink_is_not_said_twice() -> None:
+    same = {"exchange": {"codec": {"name": "sz3"}, "downlink": {"name": "sz3"}, "bound": 0.1, "downlink_bound": 0.1}}
+    assert labels.flatten(same) == {"exchange.codec.name": "sz3", "exchange.bound": 0.1}
+    other = {"exchange": {**same["exchange"], "downlink": {"name": "none"}, "downlink_bound": None}}
+    assert labels.flatten(other)["exchange.downlink.name"] == "none"

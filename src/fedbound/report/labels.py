@@ -15,11 +15,22 @@ def flatten(scenario: Mapping[str, Any], prefix: str = "") -> Flat:
     """A scenario with dotted keys: `{"data": {"silos": 4}}` becomes `{"data.silos": 4}`."""
     flat: Flat = {}
     for key, value in scenario.items():
+        if key == "exchange" and isinstance(value, Mapping):
+            value = _one_way(value)
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _one_way(exchange: Mapping[str, Any]) -> dict[str, Any]:
+    """An exchange without what its downlink has in common with its uplink: a label need not say it twice."""
+    same = {"downlink": "codec", "downlink_bound": "bound"}
+    return {key: value for key, value in exchange.items() if value != exchange.get(same.get(key, ""), _NEVER)}
+
+
+_NEVER = object()  # equal to nothing
 
 
 def varying(flats: Sequence[Flat]) -> list[str]:

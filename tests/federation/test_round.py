@@ -75,9 +75,9 @@ def test_residual_is_input_minus_what_the_server_decodes(monkeypatch):
     for silo in transport.members.values():
         original = silo.uplink.encode
 
-        def encode(local, reference, silo=silo, original=original):
+        def encode(local, reference, round_, silo=silo, original=original):
             before = silo.uplink.residual.copy()
-            encoding = original(local, reference)
+            encoding = original(local, reference, round_)
             v = local.vector - reference.vector + before
             np.testing.assert_array_equal(silo.uplink.residual, v - encoding.decoded)
             sent[silo.number] = encoding.decoded.copy()

@@ -258,7 +258,10 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         axis.grid(alpha=0.3)
     sizes.set_yticks(range(len(cases)), cases, fontsize=8)
     sizes.invert_yaxis()
-    speeds.legend(loc="lower left", fontsize=9)
+    sizes.margins(y=0.02)
+    speeds.set_xticks([0.2, 0.3, 0.5, 1, 2, 3], labels=["0.2", "0.3", "0.5", "1", "2", "3"])
+    speeds.minorticks_off()
+    figure.legend(*sizes.get_legend_handles_labels(), loc="outside upper center", ncols=len(labels), fontsize=9)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -288,8 +288,10 @@ def _encode_grouped(
 
     if counts[0] == x.size:
         return None
-    plain = tables.cheapest(counts)
     found = scales.groups_of(tokens, shape)
+    if found is None:
+        return None
+    plain = tables.cheapest(counts)
     classes = np.concatenate((found.rows, found.columns)).astype(np.uint16)
     models = [tables.model_of(np.bincount(2 * classes, minlength=counts.size), rans.FINEST)]
     models += [tables.model_of(one, plain.mantissa) for one in found.counts]

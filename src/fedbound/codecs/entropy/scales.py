@@ -41,12 +41,18 @@ class Groups:
     counts: np.ndarray
 
 
-def groups_of(tokens: np.ndarray, shape: tuple[int, int]) -> Groups:
-    """Sort the entries of a matrix of finest tokens (row by row, not all 0) into groups."""
+def groups_of(tokens: np.ndarray, shape: tuple[int, int]) -> Groups | None:
+    """Sort the entries of a matrix of finest tokens (row by row, not all 0) into groups.
+
+    None where all rows are of one or two neighbouring octaves, and all columns too: what there is to gain then is less
+    than a hundredth, and looking for it takes as long as coding.
+    """
     magnitude = np.abs(rans.tokens_of(rans.FINEST).base).astype(np.float64)
     rows, columns = np.zeros(shape[0]), np.zeros(shape[1])
     energies(tokens, magnitude**2, rows, columns)
     of_rows, of_columns = _classes(rows / shape[1], rows.sum()), _classes(columns / shape[0], rows.sum())
+    if all(of.min() > 0 and int(of.max()) - int(of.min()) <= 1 for of in (of_rows, of_columns)):
+        return None
     counts = np.zeros((CONTEXTS, int(tokens.max()) + 1), np.int64)
     context_counts(tokens, of_rows, of_columns, counts)
     starts, merged = _merged(counts)

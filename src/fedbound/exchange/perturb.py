@@ -18,6 +18,8 @@ from typing import Literal
 
 import numpy as np
 
+from fedbound.errors import FederationError
+
 Draw = Callable[[int], np.random.Generator]
 _SHRINK = 1 - 1e-6  # float32 rounding must not lift a norm above the clip
 
@@ -42,6 +44,8 @@ class Perturbation:
         """Clip `update` (flat float32) and add noise, in place."""
         wide = update.astype(np.float64)
         norm = float(np.linalg.norm(wide) if self.mechanism == "gaussian" else np.abs(wide).sum())
+        if not np.isfinite(norm):  # a NaN norm is above no clip: nothing would be clipped
+            raise FederationError("the update holds NaN or infinite values, which cannot be clipped")
         if norm > self.clip:
             wide *= self.clip / norm * _SHRINK
         rng = self.draw(round_)

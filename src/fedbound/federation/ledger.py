@@ -21,7 +21,12 @@ class Ledger:
     def __init__(self, file: Path | None = None):
         self.file = file
         # a line that was cut short by a kill is a release all the same: nothing after it was sent, but it may have been
-        self.releases = len(file.read_bytes().splitlines()) if file and file.exists() else 0
+        kept = file.read_bytes() if file and file.exists() else b""
+        self.releases = len(kept.splitlines())
+        if file and kept and not kept.endswith(b"\n"):
+            with open(file, "ab") as stream:  # the next line must not join the one that was cut short
+                stream.write(b"\n")
+                os.fsync(stream.fileno())
 
     def charge(self, round_: int) -> int:
         """Note one release of a round; returns the releases so far, this one included."""

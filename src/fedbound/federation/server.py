@@ -178,6 +178,7 @@ class Server:
                     self._aggregate(silos, actions[index + 1 :])
                 case Discard(silos=silos):
                     for silo in silos:
+                        self._keep_state(silo, self.tasks.get(silo))
                         self._forget_update(silo)
                 case Dispatch(silos=silos, steps=steps):
                     self._dispatch(silos, steps)
@@ -280,8 +281,12 @@ class Server:
     def _reject(self, silo: int, why: str) -> None:
         """A message that cannot be used: end the run, or go on without that update."""
         self.failures.note(self.records, self.version + 1, silo, "rejected", why, self.living)
+        if self.algorithm.synchronous or silo in self.unsaved:
+            self._lose(silo, why)  # both ends' duals, or the silo's saved state, would differ from now on
+            return
         self._give_up_evaluation(silo)
         if silo in self.tasks and silo not in self.waiting:
+            self._keep_state(silo, self.tasks[silo])
             self._forget_update(silo)
             self.events.append(Rejected(silo, self._now()))
 
@@ -301,6 +306,16 @@ class Server:
             if silo in missing and of in (None, version):
                 missing.discard(silo)
                 self.incomplete.add(version)
+
+    def _keep_state(self, silo: int, task: Task | None) -> None:
+        """The silo's state has gone on, although its update does not count."""
+        if task is None or silo not in self.living:
+            return
+        if task.label == NO_LABEL:
+            self.unsaved.add(silo)
+        else:
+            self.silo_labels[silo] = task.label
+            self.unsaved.discard(silo)
 
     def _forget_update(self, silo: int) -> None:
         self.waiting.pop(silo, None)
@@ -419,6 +434,9 @@ class Server:
             theirs = self.receiver.decode(message, update, extras)
         except MessageError as error:
             self.failures.note(self.records, self.version + 1, silo, "rejected", str(error), self.living)
+            self._keep_state(silo, task)
+            if self.algorithm.synchronous:
+                self._lose(silo, str(error))
             return integers
         staleness = self.version - task.version
         reference = local = None

@@ -15,7 +15,7 @@ pytest.importorskip("numba", reason="ebq needs numba, which the extra 'train' br
 
 from fedbound import codecs
 from fedbound.codecs import ebq
-from fedbound.codecs.entropy import entropy_bits, rans, tables
+from fedbound.codecs.entropy import entropy_bits, rans, scales, tables
 from fedbound.codecs.payload import SEAL_BYTES
 
 FIXED = 64  # bytes that the target allows for heads
@@ -116,6 +116,26 @@ def test_rows_and_columns_of_unequal_scale_go_below_the_entropy(shape, kind, sha
     out = codec.decode(payload, np.empty_like(x))
     assert float(np.abs(x - out).max()) <= bound
     np.testing.assert_array_equal(out, codec.decode(codec.encode(x.reshape(-1), bound), np.empty_like(x)))
+
+
+def test_warming_up_compiles_every_kernel_of_matrices():
+    """So that no timed round does."""
+    program = (
+        "from fedbound import codecs; from fedbound.codecs.entropy import scales;"
+        "codecs.get('ebq').warm_up();"
+        "print(*(len(k.signatures) for k in (scales.energies, scales.context_counts, scales.gather, scales.scatter)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["1", "1", "2", "2"]  # the last two once per dtype of the values
+
+
+def test_octaves_are_those_of_the_mean_row_whatever_the_shape():
+    rows = np.array([1.0, 4.0, 16.0, 0.0, 64.0])
+    expected = np.round(0.5 * np.log2(rows / rows.mean(), where=rows > 0, out=np.full(5, -np.inf)))
+    found = scales._classes(rows).astype(int)
+    assert found[3] == 0
+    np.testing.assert_array_equal(found[rows > 0] - 1 + scales.FLOOR, expected[rows > 0])
+    np.testing.assert_array_equal(scales._classes(1e6 * rows), scales._classes(rows))
 
 
 @pytest.mark.parametrize("relative", [3.0, 1.0, 0.1, 0.003])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from fedbound import artifacts, study
 from fedbound.codecs import wire
 from fedbound.errors import FederationError
-from fedbound.federation import stage
+from fedbound.federation import checkpoint, stage
 from fedbound.federation.assembly import Assembly
+from fedbound.federation.lease import Lease
 from fedbound.federation.server import Server
 from fedbound.federation.transports.local import LocalTransport
+from fedbound.registry import ALGORITHMS
 
 SCHEDULERS = {
     "fedasync": {"name": "async"},
@@ -193,6 +197,149 @@ def test_drop_goes_on_without_the_silo_or_its_update(algorithm, how):
     assert "silo 1" in failures[0]["reason"] or failures[0]["reason"] == "out of memory"
     tables = stage.records.tables(server.records.rows, {"server_memory_bytes": 1, "resumed_from": -1})
     assert list(tables["failures"]["silo"].values) == [1] * len(failures)
+
+
+def altered(members, silo: int, number: int, change):
+    """Let `change` make of the silo's answer number `number` (from 0) the one that is sent."""
+    original = members[silo].handle
+    count = iter(range(10**6))
+
+    def handle(buffer):
+        answer = original(buffer)
+        if answer is None or next(count) != number:
+            return answer
+        return wire.pack(change(wire.unpack(answer, limits=wire.Limits())))
+
+    members[silo].handle = handle
+    return members
+
+
+def without(*names):
+    return lambda m: dataclasses.replace(m, fields={k: v for k, v in m.fields.items() if k not in names})
+
+
+def having(**values):
+    return lambda m: dataclasses.replace(m, fields={**m.fields, **values})
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "change", "said"),
+    [
+        ("fedavg", without("test_correct"), "lacks the field 'test_correct'"),
+        ("fedavg", having(test_samples=0.0, test_correct=0.0), "impossible evaluation"),
+        ("fedavg", having(validation_correct=1e6), "impossible evaluation"),
+        ("fedavg", having(samples=0.0), "0 training samples"),
+        ("qffl", without("global_loss"), "lacks the field 'global_loss'"),
+        ("qffl", having(global_loss=1e300), "training loss 1e"),
+        ("qffl", having(global_loss=float("nan")), "training loss nan"),
+        ("qffl", having(global_loss=float("inf")), "training loss inf"),
+    ],
+)
+def test_fields_that_nothing_can_be_made_of_are_rejected(algorithm, change, said):
+    """Well-formed messages of a silo that lies or is broken: the run goes on without that update."""
+    s = scenario("fedavg", rounds=3, on_failure="drop")
+    s.training.scheduler.update(quorum=None)
+    if algorithm == "qffl":
+        s = s.model_copy(update={"training": s.training.model_copy(update={"algorithm": ALGORITHMS.normalise("qffl")})})
+    made = assemble(s)
+    server = made.server(LocalTransport(altered(made.local().members, 1, 1, change)))
+    server.run()
+    assert [(row["silo"], row["kind"]) for row in server.records.rows["failures"]] == [(1, "rejected")]
+    assert said in server.records.rows["failures"][0]["reason"]
+    assert len(server.records.rows["rounds"]) == 3
+
+
+@pytest.mark.parametrize("kind", [wire.Kind.EVALUATION, wire.Kind.ACK, wire.Kind.HELLO])
+def test_an_answer_of_another_kind_loses_the_silo(kind):
+    """Its messages and ours are not in step any more: the server must not wait for what never comes."""
+    s = scenario("fedbuff", rounds=4, on_failure="drop")
+    made = assemble(s)
+    change = lambda m: dataclasses.replace(m, kind=kind, records=[])  # noqa: E731
+    server = made.server(LocalTransport(altered(made.local().members, 1, 0, change)))
+    server.run()
+    assert server.living == {0, 2}
+    assert len(server.records.rows["rounds"]) == 4
+
+
+def test_all_updates_of_the_last_round_rejected_still_ends_with_a_whole_evaluation():
+    s = scenario("fedavg", rounds=1, on_failure="drop")
+    s.training.scheduler.update(quorum=None)
+    made = assemble(s)
+    members = made.local().members
+    for silo in range(3):
+        altered(members, silo, 0, having(samples=0.0))
+    server = made.server(LocalTransport(members))
+    server.run()
+    tables = stage.records.tables(server.records.rows, {"server_memory_bytes": 1, "resumed_from": -1})
+    assert list(tables["evaluations"]["silo"].values) == [0, 1, 2]
+    assert np.isfinite(tables["summary"]["accuracy"].values).all()
+
+
+@pytest.mark.parametrize("kind", ["discarded", "rejected"])
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_restart_after_updates_that_did_not_count_goes_on(tmp_path, monkeypatch, kind, every):
+    """The silo's state went on with them, so the checkpoint must name the newest one that it has."""
+    s = scenario("fedavg", rounds=14, on_failure="drop")
+    if kind == "rejected":
+        s.training.scheduler.update(quorum=None)
+
+    def members_of(self, numbers=None, folder=None, checkpoint_every=1):
+        members = {number: self.silo(number, folder, checkpoint_every) for number in range(3)}
+        if kind == "discarded":
+            return Uneven(members, pace=(1, 1, 3))
+        for number in range(2, 9):
+            altered(members, 1, number, having(samples=0.0))
+        return LocalTransport(members)
+
+    monkeypatch.setattr(Assembly, "local", members_of)
+    with monkeypatch.context() as patch:
+        commit = Server._commit
+
+        def dying(self, pending):
+            if self.version == 11:
+                raise KeyboardInterrupt
+            commit(self, pending)
+
+        patch.setattr(Server, "_commit", dying)
+        with pytest.raises(KeyboardInterrupt):
+            stage.run(s, {}, checkpoints=tmp_path / "c", transport="local", checkpoint_every=every)
+    again = stage.run(s, {}, checkpoints=tmp_path / "c", transport="local", checkpoint_every=every)
+    assert again["summary"]["resumed_from"][0] == 10
+    assert again["rounds"]["round"].values[-1] == 14
+
+
+def test_an_unreadable_answer_while_saving_loses_the_silo(tmp_path):
+    """Whether it saved cannot be known; the server must not wait for another answer."""
+    s = scenario("fedavg", rounds=4, on_failure="drop")
+    s.training.scheduler.update(quorum=None)
+    made = assemble(s)
+    lease = Lease(tmp_path / "c")
+    members = made.local(None, lease.folder, 3).members
+    original = members[1].handle
+
+    def handle(buffer):
+        answer = original(buffer)
+        if wire.peek(buffer).kind == wire.Kind.CHECKPOINT:
+            answer[-1] ^= 1
+        return answer
+
+    members[1].handle = handle
+    server = made.server(LocalTransport(members), lease.folder, 3)
+    server.run()
+    assert server.living == {0, 2}
+    lease.release(done=True)
+
+
+def test_checkpoints_that_do_not_fit_together_are_not_deleted(tmp_path):
+    lease = Lease(tmp_path / "c")
+    state = checkpoint.State(3, {"x": np.zeros(4)}, {"silo_labels": {"0": 3}})
+    checkpoint.Store(lease.folder, checkpoint.SERVER).save(state)
+    lease.release(done=False)
+    again = Lease(tmp_path / "c")
+    with pytest.raises(FederationError, match="do not fit together.*delete that folder"):
+        checkpoint.adopt(again, [0])
+    assert checkpoint.labels(lease.folder, checkpoint.SERVER) == [3]
+    again.release(done=True)
 
 
 def test_too_few_living_silos_end_the_run():

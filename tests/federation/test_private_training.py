@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from fedbound import artifacts, study
-from fedbound.errors import InputError
+from fedbound.codecs import wire
+from fedbound.errors import FederationError, InputError
 from fedbound.exchange import perturb
 from fedbound.federation import stage
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.ledger import Ledger
 from fedbound.federation.server import Server
+from fedbound.federation.transports.local import LocalTransport
 from fedbound.privacy import accounting, rounds
 
 
@@ -126,13 +128,51 @@ def test_a_replayed_round_is_charged_again(tmp_path, monkeypatch, moment):
     assert run["rounds"]["epsilon"].values[-1] == pytest.approx(rounds.epsilon("gaussian", 4.0, total, 1e-5))
 
 
+def test_a_nan_is_not_released_unclipped():
+    made = assemble(scenario())
+    silo = made.silo(0)
+    local = made.initial_state()
+    local.vector[5] = np.nan
+    local.vector[6] = 100.0
+    with pytest.raises(FederationError, match="cannot be clipped"):
+        silo.uplink.encode(local, made.initial_state(), 0)
+    s = scenario()
+    s = s.model_copy(update={"exchange": s.exchange.model_copy(update={"non_finite": "lossless"})})
+    with pytest.raises(InputError, match=r"exchange\.non_finite: 'lossless' is refused"):
+        assert assemble(s).layout
+
+
+def test_releases_that_were_never_folded_are_charged():
+    """A rejected update has left its silo all the same."""
+    s = scenario(count=3, noise_multiplier=4.0)
+    object.__setattr__(s.training, "on_failure", "drop")
+    made = assemble(s)
+    members = made.local().members
+    answer = members[1].handle
+
+    def damaged(buffer):
+        sent = answer(buffer)
+        if sent is not None and wire.peek(sent).kind == wire.Kind.UPDATE:
+            sent[-1] ^= 1
+        return sent
+
+    members[1].handle = damaged
+    server = made.server(LocalTransport(members))
+    server.run()
+    assert server.charged == {0: 3, 1: 3, 2: 3}
+    assert members[1].ledger.releases == 3
+
+
 def test_a_cut_line_of_the_ledger_counts(tmp_path):
     file = tmp_path / "ledger-0.jsonl"
     ledger = Ledger(file)
     assert [ledger.charge(0), ledger.charge(1)] == [1, 2]
     with open(file, "a", encoding="utf-8") as stream:
         stream.write('{"rou')
-    assert Ledger(file).releases == 3
+    again = Ledger(file)
+    assert again.releases == 3
+    again.charge(2)
+    assert Ledger(file).releases == 4  # the next line did not join the one that was cut
 
 
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])

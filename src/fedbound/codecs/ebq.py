@@ -360,6 +360,8 @@ def _warm_up() -> None:
         sparse = np.zeros(_LONG, dtype)
         sparse[::100] = 1.0
         codec.decode(codec.encode(sparse, 0.1), np.empty_like(sparse))
+        uneven = np.resize(x, (64, 64)) * np.exp2(-(np.arange(64) % 8)).astype(dtype)[:, None]
+        codec.decode(codec.encode(uneven, 0.01), np.empty_like(uneven))
 
 
 def _buffer(name: str, size: int, dtype: type) -> np.ndarray:

@@ -19,6 +19,7 @@ from fedbound.codecs.ebq import Ebq
 from fedbound.codecs.lossy import Unbounded
 from fedbound.registry import CODECS, Options
 
+_TINY = 1e-9  # 0.07 of 100 is 7, not 8
 _HEAD = struct.Struct("<Q")  # values kept
 
 
@@ -50,7 +51,7 @@ class Topk(Unbounded):
         Ebq.warm_up()
 
     def _compress(self, flat: np.ndarray, bound: float) -> Any:
-        places = largest(flat, math.ceil(self.options.fraction * flat.size))
+        places = largest(flat, max(1, math.ceil(self.options.fraction * flat.size - _TINY)))
         gaps = np.diff(places, prepend=-1).astype(np.float64) - 1.0
         body = self._coder._compress(gaps, 0.5)
         return b"".join((_HEAD.pack(places.size), flat[places].tobytes(), body))

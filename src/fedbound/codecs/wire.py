@@ -66,6 +66,7 @@ COUNTS = frozenset(name for name in FIELDS if name.endswith(("samples", "correct
     "violations",
     "releases",
 }
+LARGEST_COUNT = 2.0**53  # up to which a float64 holds every whole number
 LOSSES = frozenset(name for name in FIELDS if name.endswith("loss"))
 
 
@@ -168,7 +169,7 @@ def _field_value(name: str, value: float) -> float:
     value = float(value)
     if name not in LOSSES and not math.isfinite(value):
         raise ValueError(f"the field {name!r} is {value}, which is not finite")
-    if name in COUNTS and (value < 0 or value % 1):
+    if name in COUNTS and not (0 <= value <= LARGEST_COUNT and value % 1 == 0):
         raise ValueError(f"the field {name!r} is {value}, which is no count")
     return value
 

@@ -87,6 +87,11 @@ class Assembly:
                 "exchange.mode: 'weights' is refused with training.privacy: noise is put on the clipped update; "
                 "use 'delta'"
             )
+        if self.exchange.non_finite == "lossless":
+            raise InputError(
+                "exchange.non_finite: 'lossless' is refused with training.privacy: NaN and infinite values cannot be "
+                "clipped; use 'reject'"
+            )
         if client.extras or client.wants_global_loss:
             raise InputError(
                 f"training.algorithm: {self.training.algorithm['name']!r} is refused with training.privacy: it sends "

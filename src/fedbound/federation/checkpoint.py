@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fedbound.errors import LeaseError
+from fedbound.errors import FederationError, LeaseError
 from fedbound.federation import lease
 
 KEEP = 2
@@ -99,13 +99,20 @@ def adopt(current: lease.Lease, silos: Iterable[int]) -> State | None:
     """
     silos = list(silos)
     older = [current.root / f"epoch-{n:04d}" for n in range(current.epoch - 1, 0, -1)]
+    found = False
     for folder in older:
         for label in reversed(labels(folder, SERVER)):
+            found = True
             state = _whole(folder, label, silos)
             if state is not None:
                 _link(folder, current.folder, state)
                 _forget(older)
                 return state
+    if found:
+        raise FederationError(
+            f"the checkpoints in {current.root} do not fit together, and the run cannot go on from any; "
+            "delete that folder to start it afresh"
+        )
     _forget(older)
     return None
 

@@ -61,7 +61,8 @@ class Records:
 
     def forget_evaluations(self, versions: Set[int]) -> None:
         """Drop the rows of evaluations that not all silos finished."""
-        self.rows["evaluations"] = [row for row in self.rows["evaluations"] if row["round"] not in versions]
+        for rows in (self.rows, self.pending):
+            rows["evaluations"] = [row for row in rows["evaluations"] if row["round"] not in versions]
 
     def _take(self, rows: Rows) -> None:
         for table in TABLES:
@@ -117,6 +118,8 @@ def tables(
     charged: dict[int, int] = {}
     for row in rows["silos"]:
         charged[row["round"]] = max(charged.get(row["round"], 0), row["releases"])
+    # what was asked for and never folded has left its silo all the same
+    charged[len(rows["rounds"])] = max(charged.get(len(rows["rounds"]), 0), extra.get("releases", 0))
     so_far = 0
     spent = {}
     for number in sorted({0, *charged, *(row["round"] for row in rows["rounds"])}):

@@ -30,9 +30,36 @@ def new_round() -> dict[str, Any]:
     return {**dict.fromkeys(_COUNTS, 0), **dict.fromkeys(_SECONDS, 0.0)}
 
 
-def check_update(message: wire.Message) -> None:
-    """Raise MessageError where an update lacks one of its fields."""
-    missing = _UPDATE_FIELDS - message.fields.keys()
+_EVALUATION_FIELDS = {"test_samples", "test_correct", "test_loss", "validation_samples", "validation_correct"}
+_LARGEST_LOSS = 1e6  # nat: far beyond any model that still says something
+
+
+def check_update(message: wire.Message, global_loss: bool) -> None:
+    """Raise MessageError where an update lacks one of its fields, or holds one that nothing can be made of.
+
+    Args:
+        message: the update.
+        global_loss: whether the algorithm needs the loss of the model that the silo received.
+    """
+    _need(message, _UPDATE_FIELDS | ({"global_loss"} if global_loss else set()))
+    if not message.fields["samples"]:
+        raise MessageError(f"message from silo {message.sender} is of 0 training samples; it is rejected")
+    loss = message.fields.get("global_loss", 0.0)
+    if not 0 <= loss <= _LARGEST_LOSS:
+        raise MessageError(f"message from silo {message.sender} has the training loss {loss:g}; it is rejected")
+
+
+def check_evaluation(message: wire.Message) -> None:
+    """Raise MessageError where an evaluation lacks a field, or its counts contradict each other."""
+    _need(message, _EVALUATION_FIELDS)
+    fields = message.fields
+    parts = [(fields[f"{part}_samples"], fields[f"{part}_correct"]) for part in ("test", "validation")]
+    if not fields["test_samples"] or any(correct > samples for samples, correct in parts):
+        raise MessageError(f"message from silo {message.sender} has an impossible evaluation; it is rejected")
+
+
+def _need(message: wire.Message, fields: set[str]) -> None:
+    missing = fields - message.fields.keys()
     if missing:
         raise MessageError(f"message from silo {message.sender} lacks the field {min(missing)!r}; it is rejected")
 

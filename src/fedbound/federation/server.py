@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from fedbound.exchange import downlink
 from fedbound.exchange.bounds import ALL_SILOS
 from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.uplink import Receiver
-from fedbound.federation import checkpoint, rows
+from fedbound.federation import checkpoint, rows, snapshot
 from fedbound.federation.algorithms import Algorithm, Contribution
+from fedbound.federation.desk import NO_LABEL, Asked, BreachError, Command, Evaluations, Parcel, Task, Waiting
 from fedbound.federation.failures import Failures
 from fedbound.federation.records import Records
 from fedbound.federation.schedulers import (
@@ -46,7 +47,6 @@ from fedbound.federation.schedulers import (
 from fedbound.federation.transports import Transport
 
 SERVER = -1
-NO_LABEL = -1
 
 
 @dataclass
@@ -55,32 +55,6 @@ class Exchange:
 
     sender: downlink.Sender
     receiver: Receiver
-
-
-@dataclass
-class Task:
-    """What a silo is training on.
-
-    Attributes:
-        version: of the model that it was sent.
-        size: bytes of that model's messages.
-        steps: local steps asked for; 0 for the study's own.
-        label: under which the silo keeps the state that its update leaves behind; NO_LABEL where it was not asked to.
-    """
-
-    version: int
-    size: int
-    steps: int
-    label: int
-
-
-@dataclass
-class Waiting:
-    """An update that has arrived: its bytes, the message they hold, and when it came (seconds)."""
-
-    buffer: Any
-    message: wire.Message
-    time: float
 
 
 class Server:
@@ -135,13 +109,13 @@ class Server:
         self.waiting: dict[int, Waiting] = {}
         self.tasks: dict[int, Task] = {}
         self.held: dict[int, int] = {}  # silo -> version of its copy of the model; 0 where it is not here
-        self.asked: dict[int, deque[_Command]] = {}  # silo -> commands without an answer, which come in this order
+        self.asked = Asked()
         self.references: dict[int, np.ndarray] = {}  # version -> copy that silos out of step trained on
-        self.evaluating: dict[int, set[int]] = {}  # version -> silos whose evaluation is still to come
-        self.incomplete: set[int] = set()  # versions whose evaluation some silo never finished
-        self.evaluated_version = -1
+        self.evaluations = Evaluations()
+        self.charged: dict[int, int] = {}  # silo -> noised updates that it was asked for or says it made
         self.silo_labels: dict[int, int] = {}
         self.unsaved: set[int] = set()  # silos whose state changed since they last saved it
+        self.saving: set[int] = set()  # those of them that are saving it now
         self.restored: dict[int, int] = {}  # silo -> label that it must load before it trains again
         self.timers: dict[int, float] = {}
         self.clock = time.perf_counter()
@@ -156,7 +130,7 @@ class Server:
             FederationError: a silo failed or broke the protocol, and the policy is to end then.
         """
         if resume is not None:
-            actions = self._restore(resume)
+            actions = snapshot.restore(self, resume)
         else:
             actions = self.scheduler.handle(Start(self.transport.silos, self._now()))
         while not self.finished:
@@ -168,7 +142,7 @@ class Server:
             self.transport.send(
                 silo, wire.pack(wire.Message(wire.Kind.STOP, SERVER, self.version, self.version, [], {}))
             )
-        self.transport.close()
+        self.transport.close(sorted(set(range(self.transport.silos)) - self.living))
         return self.model
 
     def _carry_out(self, actions: list[Action]) -> None:
@@ -242,38 +216,48 @@ class Server:
                 case wire.Kind.FAILURE:
                     self._lose(silo, message.text)
                 case wire.Kind.EVALUATION:
-                    self._answered(silo)
+                    rows.check_evaluation(message)
+                    self.asked.answered(silo, header.kind)
                     self._note_evaluation(silo, message)
                 case wire.Kind.ACK:
-                    self.row["bytes_up"] -= len(buffer)  # how often we save must not show in the traffic
-                    self.unsaved.discard(silo)
-                    self.silo_labels[silo] = message.round
+                    self._take_acknowledgement(silo, message, len(buffer))
                 case _:
-                    raise MessageError(
+                    raise BreachError(
                         f"silo {silo} sent a message of kind {header.kind.name}, which the server does not take"
                     )
+        except BreachError as error:
+            self._lose(silo, str(error))
         except MessageError as error:
             self._reject(silo, str(error))
+        finally:
+            if silo in self.living and (self.asked.owes(silo) or silo in self.saving):
+                self.failures.expect(silo, self._now())  # more is owed: a silo that stalls at it must be noticed
 
-    def _answered(self, silo: int) -> _Command:
-        """The oldest command without an answer, which now has one."""
-        if not self.asked.get(silo):
-            raise MessageError(f"silo {silo} sent an answer to nothing that it was asked; it is rejected")
-        return self.asked[silo].popleft()
+    def _take_acknowledgement(self, silo: int, message: wire.Message, size: int) -> None:
+        if silo not in self.saving or message.round != self.version:
+            raise BreachError(f"silo {silo} says that it saved round {message.round}, which it was not asked to")
+        self.row["bytes_up"] -= size  # how often we save must not show in the traffic
+        self.saving.discard(silo)
+        self.unsaved.discard(silo)
+        self.silo_labels[silo] = message.round
 
     def _take_update(self, silo: int, buffer: Any) -> None:
         message = wire.unpack(buffer, limits=self.limits)
         task = self.tasks.get(silo)
         if task is None or silo in self.waiting:
-            raise MessageError(f"silo {silo} sent an update that it was not asked for; it is rejected")
+            raise BreachError(f"silo {silo} sent an update that it was not asked for")
+        self.charged[silo] = max(self.charged.get(silo, 0), int(message.fields.get("releases", 0)))
         if message.model_version != task.version:
             raise MessageError(
                 f"the update of silo {silo} is for model {message.model_version} and model {task.version} was sent "
                 "to it; it is rejected"
             )
-        rows.check_update(message)
-        self._answered(silo)
-        if "test_samples" in message.fields:
+        rows.check_update(message, self.algorithm.wants_global_loss)
+        evaluated = "test_samples" in message.fields
+        if evaluated:
+            rows.check_evaluation(message)
+        self.asked.answered(silo, wire.Kind.UPDATE)
+        if evaluated:
             self._note_evaluation(silo, message)
         self.waiting[silo] = Waiting(buffer, message, self._now())
         self.events.append(Arrived(silo, self._now()))
@@ -281,34 +265,34 @@ class Server:
     def _reject(self, silo: int, why: str) -> None:
         """A message that cannot be used: end the run, or go on without that update."""
         self.failures.note(self.records, self.version + 1, silo, "rejected", why, self.living)
-        if self.algorithm.synchronous or silo in self.unsaved:
+        if self.algorithm.synchronous or silo in self.saving:
             self._lose(silo, why)  # both ends' duals, or the silo's saved state, would differ from now on
             return
-        self._give_up_evaluation(silo)
-        if silo in self.tasks and silo not in self.waiting:
+        command = self.asked.oldest(silo)  # whatever the message was, it was the answer to this
+        if command is None:
+            return
+        if command.flags & wire.Flags.EVALUATE:
+            self.evaluations.give_up(silo, command.version)
+        if command.flags & wire.Flags.TRAIN:
             self._keep_state(silo, self.tasks[silo])
             self._forget_update(silo)
             self.events.append(Rejected(silo, self._now()))
 
     def _lose(self, silo: int, why: str) -> None:
         """A silo that failed or stalled: end the run, or go on without it."""
+        if silo not in self.living:
+            return
         self.living.discard(silo)
         self.failures.note(self.records, self.version + 1, silo, "failed", why, self.living)
-        self._give_up_evaluation(silo)
+        self.evaluations.give_up(silo)
         self.unsaved.discard(silo)
+        self.saving.discard(silo)
         if silo not in self.waiting:
             self._forget_update(silo)
         self.events.append(Left(silo, self._now()))
 
-    def _give_up_evaluation(self, silo: int, of: int | None = None) -> None:
-        """That silo will not evaluate that version, or any that it was asked to."""
-        for version, missing in self.evaluating.items():
-            if silo in missing and of in (None, version):
-                missing.discard(silo)
-                self.incomplete.add(version)
-
     def _keep_state(self, silo: int, task: Task | None) -> None:
-        """The silo's state has gone on, although its update does not count."""
+        """The silo's state has gone on with its update, whether or not that counts: a restart needs the newest one."""
         if task is None or silo not in self.living:
             return
         if task.label == NO_LABEL:
@@ -324,24 +308,26 @@ class Server:
 
     def _dispatch(self, silos: Sequence[int], steps: int) -> None:
         """Send the current model to `silos` for training, and to the others too when they are to evaluate it."""
-        due = self.version % self.evaluate_every == 0 and self.evaluated_version < self.version
+        silos = [
+            silo for silo in silos if silo in self.living
+        ]  # who was lost meanwhile: the scheduler hears of it next
+        due = self.version % self.evaluate_every == 0 and self.evaluations.latest < self.version
         if due:
-            self.evaluating[self.version] = set(self.living)
-            self.evaluated_version = self.version
+            self.evaluations.begin(self.version, self.living)
         flags = wire.Flags.TRAIN | (wire.Flags.EVALUATE if due else wire.Flags(0))
         if self.overlapping or (self.version + 1) % self.checkpoint_every == 0:
             flags |= wire.Flags.CHECKPOINT
         self.row_started = time.perf_counter()
-        self._send_model(silos, flags, steps)
+        self.send_model(silos, flags, steps)
         if due:
-            self._send_model(sorted(self.living - set(silos)), wire.Flags.EVALUATE, 0)
+            self.send_model(sorted(self.living - set(silos)), wire.Flags.EVALUATE, 0)
 
-    def _send_model(self, silos: Sequence[int], flags: wire.Flags, steps: int) -> None:
+    def send_model(self, silos: Sequence[int], flags: wire.Flags, steps: int) -> None:
         """Bring the copies of `silos` to the current model and tell them what to do with it."""
         if not silos:
             return
         self._advance()
-        packed: dict[tuple[int, int], _Parcel] = {}
+        packed: dict[tuple[int, int], Parcel] = {}
         for silo in silos:
             base, label = self.held.get(silo, 0), self.restored.pop(silo, NO_LABEL)
             command = {"steps": float(steps), "checkpoint_label": float(label)}
@@ -349,8 +335,9 @@ class Server:
                 packed[base, label] = self._pack(self.sender.path(base), flags, command)
             parcel = packed[base, label]
             self.held[silo] = self.version
-            self.asked.setdefault(silo, deque()).append(_Command(self.version, flags, command))
+            self.asked.add(silo, Command(self.version, flags, command))
             if flags & wire.Flags.TRAIN:
+                self.charged[silo] = self.charged.get(silo, 0) + 1
                 saved = self.version + 1 if flags & wire.Flags.CHECKPOINT else NO_LABEL
                 self.tasks[silo] = Task(self.version, parcel.size, steps, saved)
             self.row["bytes_down"] += parcel.size
@@ -372,7 +359,7 @@ class Server:
             self.records.add("tensors", round=self.version, direction="down", silo=ALL_SILOS, **row)
         self.row["downlink_seconds"] += time.perf_counter() - started
 
-    def _pack(self, path: list[downlink.Step], flags: wire.Flags, command: dict[str, float]) -> _Parcel:
+    def _pack(self, path: list[downlink.Step], flags: wire.Flags, command: dict[str, float]) -> Parcel:
         """The messages that carry the steps of `path`; the last one says what to do."""
         size = sum(step.size for step in path) + wire.FIELD_BYTES * len(command)
         carries_model = not path[-1].empty
@@ -386,19 +373,19 @@ class Server:
             messages.append(
                 wire.pack(wire.Message(kind, SERVER, self.version, step.version, step.records or [], fields, flags=end))
             )
-        return _Parcel(messages, size, carries_model)
+        return Parcel(messages, size, carries_model)
 
     def _resync(self, silo: int, asked_bytes: int) -> None:
         """The silo does not hold what that step starts from: send it the whole copy as it is now, and the command."""
-        asked = self._answered(silo)
+        asked = self.asked.answered(silo, wire.Kind.RESYNC)
         now = self.sender.version
         (message,) = self._pack([self.sender.whole()], asked.flags, asked.fields).messages
         self.held[silo] = now
-        self.asked[silo].append(_Command(now, asked.flags, asked.fields))
+        self.asked.add(silo, Command(now, asked.flags, asked.fields))
         if asked.flags & wire.Flags.TRAIN:
             self.tasks[silo].version = now
         if asked.flags & wire.Flags.EVALUATE and now != asked.version:
-            self._give_up_evaluation(silo, asked.version)
+            self.evaluations.give_up(silo, asked.version)
         self.row["bytes_up"] -= asked_bytes  # a restart must not show in the run's traffic
         self.row["resync_bytes"] += asked_bytes + len(message)
         self.failures.expect(silo, self._now())
@@ -408,7 +395,7 @@ class Server:
 
     def _aggregate(self, silos: Sequence[int], pending: list[Action]) -> None:
         if not self.overlapping:
-            while any(self.evaluating.values()):
+            while self.evaluations.pending():
                 self._pump(None)  # evaluations of this version belong to this transaction
         self.algorithm.begin(self.layout.size, len(self.living))
         update = np.empty(self.layout.size, np.float32)  # the only decoded update at any time (design law 6)
@@ -471,11 +458,7 @@ class Server:
         self.references = {version: kept for version, kept in self.references.items() if version in wanted}
 
     def _note_update(self, silo: int, waiting: Waiting, task: Task, seconds: float, staleness: int) -> None:
-        if task.label == NO_LABEL:
-            self.unsaved.add(silo)
-        else:
-            self.silo_labels[silo] = task.label
-            self.unsaved.discard(silo)
+        self._keep_state(silo, task)
         row = rows.update(waiting.message)
         self.row["raw_up"] += row["raw_up"]
         self.row["violations"] += row["violations"]
@@ -511,78 +494,19 @@ class Server:
             self.row["checkpoint_bytes"] = self._save(pending)
             self.row["checkpoint_seconds"] = time.perf_counter() - started
 
+    def _save(self, pending: list[Action]) -> int:
+        assert self.store is not None
+        return self.store.save(snapshot.take(self, pending))
+
     def _save_silos(self) -> None:
         """Every silo whose state changed has it on disk, or is asked to save it now."""
-        for silo in sorted(self.unsaved):
+        self.saving = set(self.unsaved)
+        for silo in sorted(self.saving):
             message = wire.Message(wire.Kind.CHECKPOINT, SERVER, self.version, self.version, [], {})
             self.failures.expect(silo, self._now())
             self.transport.send(silo, wire.pack(message))
-        while self.unsaved:
+        while self.saving:
             self._pump(None)
-
-    def _save(self, pending: list[Action]) -> int:
-        assert self.store is not None
-        arrays = {"model": self.model.vector}
-        arrays |= {f"integer-{i}": array for i, array in enumerate(self.model.integers)}
-        arrays |= {f"algorithm-{key}": array for key, array in self.algorithm.state().items()}
-        arrays |= {f"reference-{version}": array for version, array in self.references.items()}
-        arrays |= {f"waiting-{silo}": np.frombuffer(one.buffer, np.uint8) for silo, one in self.waiting.items()}
-        copies, sender = self.sender.state()
-        arrays |= {f"downlink-{key}": array for key, array in copies.items()}
-        labels = self.silo_labels | {
-            silo: self.tasks[silo].label for silo in self.waiting if self.tasks[silo].label != NO_LABEL
-        }
-        meta = {
-            "version": self.version,
-            "scheduler": self.scheduler.state(),
-            "time": self._now(),
-            "timers": {str(key): at for key, at in self.timers.items()},
-            "events": [[type(event).__name__, asdict(event)] for event in self.events],
-            "sender": sender,
-            "living": sorted(self.living),
-            "tasks": {str(silo): asdict(task) for silo, task in self.tasks.items()},
-            "held": {str(silo): version for silo, version in self.held.items()},
-            "pending": [[type(action).__name__, asdict(action)] for action in pending],
-            "silo_labels": {str(silo): label for silo, label in labels.items()},
-            "evaluated_version": self.evaluated_version,
-            "incomplete": sorted(self.incomplete | {v for v, missing in self.evaluating.items() if missing}),
-        }
-        return self.store.save(checkpoint.State(self.version, arrays, meta))
-
-    def _restore(self, state: checkpoint.State) -> list[Action]:
-        meta = state.meta
-        self.version = self.resumed_from = meta["version"]
-        self.model.vector[:] = state.arrays["model"]
-        self.model.integers = [state.arrays[f"integer-{i}"] for i in range(len(self.layout.integers))]
-        self.algorithm.restore(_part(state.arrays, "algorithm-"))
-        self.references = {int(k): array for k, array in _part(state.arrays, "reference-").items()}
-        self.sender.restore(_part(state.arrays, "downlink-"), meta["sender"])
-        self.held = {int(silo): version for silo, version in meta["held"].items()}
-        self.scheduler.restore(meta["scheduler"])
-        self.clock = time.perf_counter() - meta["time"]
-        self.row_started = time.perf_counter()
-        self.timers = {int(key): at for key, at in meta["timers"].items()}
-        self.living = set(meta["living"])
-        self.silo_labels = {int(silo): label for silo, label in meta["silo_labels"].items()}
-        self.restored = dict(self.silo_labels)
-        self.evaluated_version = meta["evaluated_version"]
-        self.incomplete = set(meta["incomplete"])
-        self.records.restore(self.version)
-        self._restore_tasks(meta["tasks"], _part(state.arrays, "waiting-"))
-        events: dict[str, Any] = {kind.__name__: kind for kind in (Arrived, Rejected, Left, Timer)}
-        self.events.extend(events[name](**values) for name, values in meta["events"])
-        kinds: dict[str, Any] = {kind.__name__: kind for kind in (Dispatch, Aggregate, Discard, SetTimer, Finish)}
-        return [kinds[name](**values) for name, values in meta["pending"]]
-
-    def _restore_tasks(self, tasks: dict[str, Any], waiting: dict[str, np.ndarray]) -> None:
-        """Updates that had arrived wait again; silos that were out have lost their work and are sent off anew."""
-        for name, array in waiting.items():
-            buffer = array.tobytes()
-            self.waiting[int(name)] = Waiting(buffer, wire.unpack(buffer, limits=self.limits), self._now())
-            self.tasks[int(name)] = Task(**tasks[name])
-        for name, values in tasks.items():
-            if name not in waiting and int(name) in self.living:
-                self._send_model([int(name)], wire.Flags.TRAIN | wire.Flags.CHECKPOINT, values["steps"])
 
     # ---- records --------------------------------------------------------------------------------------------------
 
@@ -591,50 +515,18 @@ class Server:
         self.row_started = time.perf_counter()
 
     def _note_evaluation(self, silo: int, message: wire.Message) -> None:
-        missing = self.evaluating.get(message.model_version)
-        if missing is None or silo not in missing:
-            return  # of before a restart: that evaluation is incomplete
-        missing.discard(silo)
-        if not missing:
-            del self.evaluating[message.model_version]
-        self.records.add("evaluations", round=message.model_version, silo=silo, **rows.evaluation(message))
+        if self.evaluations.arrived(message.model_version, silo):
+            self.records.add("evaluations", round=message.model_version, silo=silo, **rows.evaluation(message))
 
     def _evaluate_final(self) -> None:
         """All silos evaluate the final model; its bytes belong to no round and are left out of them."""
-        if self.evaluated_version < self.version:
-            self.evaluated_version = self.version
-            self.evaluating[self.version] = set(self.living)
-            self._send_model(sorted(self.living), wire.Flags.EVALUATE, 0)
-        while any(self.evaluating.values()):
+        if self.evaluations.latest < self.version or self.version in self.evaluations.incomplete:
+            self.evaluations.incomplete.discard(self.version)
+            self.records.forget_evaluations({self.version})
+            self.evaluations.begin(self.version, self.living)
+            self.send_model(sorted(self.living), wire.Flags.EVALUATE, 0)
+        while self.evaluations.pending():
             self._pump(None)
         # under the next label: a restart from the last checkpoint evaluates again and must not find these rows
         self.records.commit(self.version + 1)
-        self.records.forget_evaluations(self.incomplete - {self.version})
-
-
-@dataclass(frozen=True)
-class _Command:
-    """What a silo was asked to do with the model of a version."""
-
-    version: int
-    flags: wire.Flags
-    fields: dict[str, float]
-
-
-@dataclass(frozen=True)
-class _Parcel:
-    """What is sent to one silo.
-
-    Attributes:
-        messages: in order; the last one says what to do.
-        size: their bytes, or what they would have been without a restart.
-        carries_model: False where the silo holds the model already.
-    """
-
-    messages: list[bytearray]
-    size: int
-    carries_model: bool
-
-
-def _part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+        self.records.forget_evaluations(self.evaluations.incomplete - {self.version})

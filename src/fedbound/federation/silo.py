@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+import zipfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from fedbound import data, study
 from fedbound.codecs import Codec, wire
-from fedbound.errors import FedboundError, FederationError
+from fedbound.errors import FedboundError, FederationError, LeaseError
 from fedbound.exchange import downlink
 from fedbound.exchange.blocks import Encoding
 from fedbound.exchange.layout import Layout, State
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from fedbound.models.training import LocalResult
 
 NO_LABEL = -1
+# what training, a codec or a damaged checkpoint may raise: the server hears of it and decides
+_FAILURES = (
+    FedboundError, ValueError, KeyError, TypeError, OSError, ArithmeticError, RuntimeError, MemoryError,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class Silo:
@@ -78,7 +84,9 @@ class Silo:
         """Take one message of the server and return the answer; a failure becomes a FAILURE message that names it."""
         try:
             return self._answer(buffer)
-        except (FedboundError, ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
+        except LeaseError:
+            raise  # another job works on this run: this one must end
+        except _FAILURES as error:
             text = str(error) or type(error).__name__
             return wire.pack(self._message(wire.Kind.FAILURE, 0, 0, text=text))
 

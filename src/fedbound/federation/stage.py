@@ -60,9 +60,12 @@ def run(
     lease = Lease(guarded, wait_seconds)
     resume = checkpoint.adopt(lease, range(scenario.data.silos))
     _announce(comm, str(lease.folder))
-    return _complete(
-        scenario, assembly, mpi.MpiTransport(comm, scenario.data.silos), lease, resume, checkpoint_every, write
-    )
+    transport_ = mpi.MpiTransport(comm, scenario.data.silos)
+    artifact = _complete(scenario, assembly, transport_, lease, resume, checkpoint_every, write)
+    if len(artifact.tables["failures"]["silo"].values) and "failed" in set(artifact.tables["failures"]["kind"].values):
+        # a silo that was given up may be in the middle of a send that nobody takes any more, and would never end
+        comm.Abort(0)
+    return artifact
 
 
 def _guard(scenario: study.TrainScenario, bounds: Artifact | None) -> str:
@@ -152,7 +155,11 @@ def _complete(
 
 
 def _artifact(scenario: study.TrainScenario, assembly: Assembly, server: Server) -> Artifact:
-    extra = {"server_memory_bytes": peak_memory(), "resumed_from": server.resumed_from}
+    extra = {
+        "server_memory_bytes": peak_memory(),
+        "resumed_from": server.resumed_from,
+        "releases": max(server.charged.values(), default=0),
+    }
     return Artifact(
         "train",
         scenario.study,

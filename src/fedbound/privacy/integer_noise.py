@@ -11,6 +11,7 @@ send modulo 2^b. Server: sum modulo 2^b, read it as a signed number, divide by s
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -103,7 +104,7 @@ class IntegerNoise:
 
 
 @dataclass(frozen=True)
-class Parameters:
+class Parameters(ABC):
     """What noise and field imply. A mechanism says what a share of noise is, and which epsilon it gives.
 
     Attributes:
@@ -143,12 +144,13 @@ class Parameters:
         """Epsilon at `delta` where only `shares` of the clients' noise shares are in the sum (default: the counted)."""
         return self._epsilon(delta, self.honest if shares is None else shares)
 
+    @abstractmethod
     def _epsilon(self, delta: float, shares: int) -> float:
-        raise NotImplementedError
+        """Epsilon at `delta` with so many noise shares in the sum."""
 
+    @abstractmethod
     def noise_pmf(self, shares: int) -> np.ndarray:
         """Pmf of the sum of `shares` noise shares of one coordinate, over consecutive integers, the far tails cut."""
-        raise NotImplementedError
 
     def spread_epsilon(self, delta: float) -> float:
         """Epsilon at `delta` by loss distributions where the client's norm is spread evenly over coordinates.
@@ -160,9 +162,9 @@ class Parameters:
         pair = loss.from_pmfs(np.append(np.zeros(step), pmf), np.append(pmf, np.zeros(step)))
         return pair.compose(self.rounds * max(1, int(self.limit / step**2)), delta * 1e-6).epsilon(delta)
 
+    @abstractmethod
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """Noise shares, int64 of `shape`."""
-        raise NotImplementedError
 
 
 def _scale(setting: Setting, options: IntegerNoiseOptions, noise: float, size: int) -> float:

@@ -12,6 +12,7 @@ coordinates (as in SQKR and CLDP), is ours, and the same for all kernels, so tha
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -35,7 +36,7 @@ class LocalOptions(Options):
     tail: float = Field(default=1e-3, gt=0, lt=1, description="probability that some rotated coordinate is clipped")
 
 
-class Local:
+class Local(ABC):
     """A kernel at epsilon/k on k public random coordinates of the rotated vector."""
 
     name: ClassVar[str]
@@ -46,9 +47,9 @@ class Local:
     def __init__(self, options: LocalOptions):
         self.options = options
 
+    @abstractmethod
     def kernel(self, epsilon: float) -> Table:
         """The kernel whose pure epsilon is at most `epsilon`."""
-        raise NotImplementedError
 
     def calibrate(self, setting: Setting) -> LocalRelease:
         """The kernel at epsilon/k, for the number k of coordinates of least error."""

@@ -130,7 +130,7 @@ class ShapedTransport:
             time.sleep(max(0.0, wake - time.monotonic()))
         return self.complete.popleft() if self.complete else None
 
-    def close(self) -> None:
+    def close(self, lost: Sequence[int] = ()) -> None:
         while any(self.waiting) or any(self.down.left):
             self._move()
             time.sleep(_PAUSE)

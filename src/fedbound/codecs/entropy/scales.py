@@ -50,7 +50,7 @@ def groups_of(tokens: np.ndarray, shape: tuple[int, int]) -> Groups | None:
     magnitude = np.abs(rans.tokens_of(rans.FINEST).base).astype(np.float64)
     rows, columns = np.zeros(shape[0]), np.zeros(shape[1])
     energies(tokens, magnitude**2, rows, columns)
-    of_rows, of_columns = _classes(rows / shape[1], rows.sum()), _classes(columns / shape[0], rows.sum())
+    of_rows, of_columns = _classes(rows), _classes(columns)
     if all(of.min() > 0 and int(of.max()) - int(of.min()) <= 1 for of in (of_rows, of_columns)):
         return None
     counts = np.zeros((CONTEXTS, int(tokens.max()) + 1), np.int64)
@@ -61,9 +61,10 @@ def groups_of(tokens: np.ndarray, shape: tuple[int, int]) -> Groups | None:
     return Groups(of_rows, of_columns, starts, wide)
 
 
-def _classes(mean_squares: np.ndarray, total: float) -> np.ndarray:
-    present = mean_squares > 0
-    octaves = np.rint(0.5 * np.log2(np.where(present, mean_squares, 1.0) / (total / mean_squares.size)))
+def _classes(squares: np.ndarray) -> np.ndarray:
+    """Class of each row, or each column, from the sums of its squares."""
+    present = squares > 0
+    octaves = np.rint(0.5 * np.log2(np.where(present, squares, 1.0) / squares.mean()))
     return np.where(present, np.clip(octaves, FLOOR, CEILING) - FLOOR + 1, 0).astype(np.uint8)
 
 

@@ -96,10 +96,12 @@ class Algorithm(Protocol):
     Attributes:
         synchronous: whether it needs every silo's update in every round, of the same model.
         needs_base: whether `fold` needs `Contribution.reference` and `Contribution.local`.
+        wants_global_loss: whether `fold` needs `Contribution.global_loss`.
     """
 
     synchronous: bool
     needs_base: bool
+    wants_global_loss: bool
 
     def check(self, module: Any) -> None:
         """Raise InputError where the algorithm cannot train this torch module."""
@@ -138,6 +140,7 @@ class Mean:
 
     synchronous: bool = False
     needs_base: bool = False
+    wants_global_loss: bool = False
 
     def __init__(self) -> None:
         self.total = np.zeros(0)

@@ -34,6 +34,7 @@ class FedAsync:
 
     synchronous = False
     needs_base = True
+    wants_global_loss = False
 
     def __init__(self, options: FedAsyncOptions):
         self.options = options

@@ -35,6 +35,7 @@ class FedCompass:
 
     synchronous = False
     needs_base = False
+    wants_global_loss = False
 
     def __init__(self, options: FedCompassOptions):
         self.options = options

@@ -31,6 +31,7 @@ class ICEADMM:
 
     synchronous = True
     needs_base = True
+    wants_global_loss = False
 
     def __init__(self, options: AdmmOptions):
         self.options = options

@@ -38,6 +38,7 @@ class Qffl:
 
     synchronous = False
     needs_base = False
+    wants_global_loss = True
 
     def __init__(self, options: QfflOptions):
         self.options = options

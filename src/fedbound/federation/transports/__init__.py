@@ -6,6 +6,7 @@ another one (gRPC between institutions) is one more file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 
@@ -22,6 +23,6 @@ class Transport(Protocol):
         """The next message of any silo and its bytes; None after `timeout` seconds without one."""
         ...
 
-    def close(self) -> None:
-        """Tell all silos to stop and wait until what was sent has left."""
+    def close(self, lost: Sequence[int] = ()) -> None:
+        """Wait until what was sent has left, but for what was sent to `lost` silos."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from fedbound.federation.silo import Silo
@@ -30,5 +31,5 @@ class LocalTransport:
                 return silo, answer
         return None
 
-    def close(self) -> None:
+    def close(self, lost: Sequence[int] = ()) -> None:
         self.queue.clear()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedbound.errors import FederationError, InputError
@@ -72,11 +73,11 @@ class MpiTransport:
         self.comm = comm
         self.silos = silos
         self.host = {silo: rank for rank in range(1, comm.size) for silo in hosted(rank, comm.size, silos)}
-        self.sending: list[tuple[Any, bytearray]] = []
+        self.sending: list[tuple[Any, int, bytearray]] = []
 
     def send(self, silo: int, message: bytearray) -> None:
-        self.sending = [(request, kept) for request, kept in self.sending if not request.Test()]
-        self.sending.append((self.comm.Isend(_bytes(message), dest=self.host[silo], tag=silo + 1), message))
+        self.sending = [(request, to, kept) for request, to, kept in self.sending if not request.Test()]
+        self.sending.append((self.comm.Isend(_bytes(message), dest=self.host[silo], tag=silo + 1), silo, message))
 
     def receive(self, timeout: float | None = None) -> tuple[int, Any] | None:
         received = _poll(self.comm, timeout)
@@ -87,10 +88,11 @@ class MpiTransport:
             raise FederationError(f"rank {rank} sent a message for silo {silo}, which it does not hold")
         return silo, buffer
 
-    def close(self) -> None:
-        for request, _ in self.sending:
-            request.Wait()
-        self.sending = []
+    def close(self, lost: Sequence[int] = ()) -> None:
+        for request, silo, _ in self.sending:
+            if silo not in lost:
+                request.Wait()
+        self.sending = [one for one in self.sending if one[1] in lost]  # their buffers must outlive this
 
 
 class MpiEndpoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedbound import plan, reference, study
+from fedbound import plan, reference, study, study_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,9 +25,9 @@ def test_shipped_studies_are_valid():
     for files in (["config.yaml"], ["config.yaml", "smoke.yaml"]):
         config: dict = {}
         for name in files:
-            for key, value in study.read_yaml(ROOT / "config" / name).items():
+            for key, value in study_file.read_yaml(ROOT / "config" / name).items():
                 both = isinstance(value, dict) and isinstance(config.get(key), dict)
                 config[key] = {**config[key], **value} if both else value
         parsed = study.parse(config)
-        study.check_data(parsed)
+        study_file.check_data(parsed)
         assert all(plan.make(parsed).jobs.values())

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from fedbound import study as s
 from fedbound.errors import InputError
 from fedbound.registry import CODECS
-from fedbound.study import Exchange, expand, parse, read_yaml
+from fedbound.study import Exchange, expand, parse
+from fedbound.study_file import check_data, read_yaml
+from fedbound.study_schema import json_schema
 
 # The least that is a study in which every section says something.
 MINIMAL = """
@@ -338,8 +340,8 @@ def test_the_minimal_study_has_all_its_settings() -> None:
 def test_more_silos_than_the_data_can_fill_are_refused() -> None:
     pytest.importorskip("sklearn")
     with pytest.raises(InputError, match=r"data\.silos: 600 silos cannot share the 1797 samples .* use at most 599"):
-        s.check_data(parse({"study": "a", "data": {"silos": 600, "partition": "iid"}}))
-    s.check_data(parse({"study": "a", "data": {"silos": 599, "partition": "iid"}}))
+        check_data(parse({"study": "a", "data": {"silos": 600, "partition": "iid"}}))
+    check_data(parse({"study": "a", "data": {"silos": 599, "partition": "iid"}}))
 
 
 # ---- JSON Schema ----------------------------------------------------------------------------------------------------
@@ -347,7 +349,7 @@ def test_more_silos_than_the_data_can_fill_are_refused() -> None:
 
 @pytest.fixture(scope="module")
 def validator() -> jsonschema.Draft202012Validator:
-    schema = s.json_schema()
+    schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(json.loads(json.dumps(schema, allow_nan=False)))
 
@@ -368,7 +370,7 @@ def test_the_schema_takes_the_studies_of_the_repository(
 
 
 def test_the_schema_has_all_keys_with_description_and_default() -> None:
-    schema = s.json_schema()
+    schema = json_schema()
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["required"] == ["study"]
     assert set(schema["properties"]) == set(s.KEYS)
@@ -384,7 +386,7 @@ def test_the_schema_has_all_keys_with_description_and_default() -> None:
 
 
 def test_the_schema_names_every_part_and_its_options() -> None:
-    schema = s.json_schema()
+    schema = json_schema()
     names, short = schema["$defs"]["codec"]["anyOf"][:2]
     assert names["enum"] == [name for name in CODECS.available() if name != "libpressio"]
     assert short == {"type": "string", "pattern": "^libpressio:.+$"}

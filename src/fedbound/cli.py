@@ -238,14 +238,14 @@ _RUNNERS: dict[str, Callable[[Any, dict[str, Path], argparse.Namespace], Artifac
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from fedbound import plan, study
+    from fedbound import plan, study, study_file
 
     config: dict[str, Any] = {}
     for path in arguments.study:
-        config = _merged(config, study.read_yaml(path))
+        config = _merged(config, study_file.read_yaml(path))
     parsed = study.parse(config)
-    study.check_data(parsed)
-    study.check_codecs(parsed)
+    study_file.check_data(parsed)
+    study_file.check_codecs(parsed)
     jobs = plan.make(parsed).jobs
     print(f"{parsed.study} is a valid study; jobs: " + ", ".join(f"{len(v)} {k}" for k, v in jobs.items()))
 
@@ -318,9 +318,9 @@ def _summary(arguments: argparse.Namespace) -> None:
 
 
 def _schema(arguments: argparse.Namespace) -> None:
-    from fedbound import study
+    from fedbound import study_schema
 
-    print(json.dumps(study.json_schema(), indent=2))
+    print(json.dumps(study_schema.json_schema(), indent=2))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -551,92 +550,6 @@ def _refuse_unreadable(data: Iterable[Data], models: Iterable[dict[str, Any]]) -
             )
 
 
-def check_data(study: Study) -> None:
-    """Refuse what only a look at the data shows: a missing folder, more silos than samples.
-
-    Raises:
-        InputError: naming the key and the mend.
-    """
-    for data in study.data:
-        options = dict(data.dataset)
-        entry = DATASETS.entry(options.pop("name"))
-        count = entry.factory(entry.options(**options)).count()
-        if count is not None and data.silos > count // 3:
-            raise InputError(
-                f"data.silos: {data.silos} silos cannot share the {count} samples of {entry.name!r} "
-                f"(each needs at least 3); use at most {count // 3}"
-            )
-        if count is not None:
-            PARTITIONS.make(data.partition).check(count, data.silos)
-
-
-def check_codecs(study: Study) -> None:
-    """Refuse codecs that cannot be had here, before any job is submitted.
-
-    Raises:
-        InputError: naming the codec and what to install.
-    """
-    exchanges = [choice for one in study.exchange for choice in (one.codec, one.downlink) if choice]
-    for choice in [*exchanges, *(one.codec for one in study.calibration)]:
-        check = getattr(CODECS.entry(choice["name"]).factory, "check", None)
-        if check:
-            check(choice)
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a study's YAML file; a key written twice is refused.
-
-    Raises:
-        InputError: the file is missing or is not YAML, with the line.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
-        _refuse_repeats(node, loader, path)
-        return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    try:
-        with open(path, encoding="utf-8") as file:
-            loader = Loader(file)  # a SafeLoader: builds plain values only
-            try:
-                content = loader.get_single_data()
-            finally:
-                loader.dispose()
-    except OSError as error:
-        raise InputError(f"cannot read the study {str(path)!r}: {error.strerror}; check the path") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not valid YAML"
-        raise InputError(f"{path}{where}: {problem}; mend the YAML there") from None
-    except (ValueError, RecursionError) as error:  # no UTF-8; a date such as 2020-13-45; nested past all use
-        raise InputError(f"{path} is no YAML text ({error}); mend it or give another file") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no study; it must be a mapping of keys such as 'study' and 'data'")
-    return content
-
-
-def _refuse_repeats(node: Any, loader: Any, path: str | Path) -> None:
-    import yaml
-
-    if not isinstance(node, yaml.MappingNode):
-        return  # `!!map` before something else, which construct_mapping reports
-    keys: list[Any] = []
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            continue
-        key = loader.construct_object(key_node, deep=True)
-        if key in keys:
-            raise InputError(
-                f"{path}, line {key_node.start_mark.line + 1}: the key {key!r} is written twice; remove one"
-            )
-        keys.append(key)
-
-
 def expand(model: type[Section], raw: Any, name: str) -> list[Any]:
     """All settings of one section: the product of its lists, validated, in the order written, without repeats.
 
@@ -652,7 +565,7 @@ def expand(model: type[Section], raw: Any, name: str) -> list[Any]:
         values = value if isinstance(value, list) and not takes_list(model, str(key)) else [value]
         if not values:
             raise InputError(f"{name}.{key}: the list is empty; give at least one value or remove the key")
-        registry = _registry_of(model, str(key))
+        registry = registry_of(model, str(key))
         if registry is not None:
             values = [one for item in values for one in _expanded(registry, item, f"{name}.{key}")]
         axes.append([(str(key), one) for one in values])
@@ -676,7 +589,7 @@ def _section(model: type[Section], values: Any, name: str) -> Any:
         raise InputError(explain(error, model, name)) from None
 
 
-def _registry_of(model: type[BaseModel], key: str) -> Registry | None:
+def registry_of(model: type[BaseModel], key: str) -> Registry | None:
     field = model.model_fields.get(key)
     markers = [m for m in field.metadata if isinstance(m, _Part)] if field else []
     return markers[0].registry if markers else None
@@ -717,92 +630,3 @@ def _unique(items: Iterable[Any]) -> list[Any]:
     for item in items:
         kept.setdefault(canonical(item.model_dump(mode="json") if isinstance(item, BaseModel) else item), item)
     return list(kept.values())
-
-
-# ---- the study file for editors -------------------------------------------------------------------------------------
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the whole study file, with all registered parts and their options.
-
-    It says what may be written, lists for sweeps included; what only several keys together show (a bound for a
-    lossless codec, shares that add up to more than 1) is for `parse` to refuse.
-    """
-    definitions: dict[str, Any] = {}
-    for registry in (DATASETS, PARTITIONS, MODELS, ALGORITHMS, SCHEDULERS, CODECS, MECHANISMS, ENGINES):
-        definitions[_anchor(registry.kind)] = _part_schema(registry, definitions)
-    seed = {"type": "integer", "minimum": 0, "maximum": LARGEST_SEED}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "fedbound study",
-        "type": "object",
-        "required": ["study"],
-        "additionalProperties": False,
-        "properties": {
-            "study": {"type": "string", "pattern": f"^{NAME}$", "description": "name of the study and its folder"},
-            "seeds": {
-                "anyOf": [seed, {"type": "array", "items": seed, "minItems": 1, "uniqueItems": True}],
-                "default": [0, 1, 2],
-                "description": "one training run per seed and setting; the first seed's runs are simulated",
-            },
-            "model": {**_sweep(_reference(MODELS)), "default": "mlp", "description": "the model"},
-            **{key: _section_schema(model, definitions, swept=True) for key, model in SWEPT.items()},
-            **{key: _section_schema(model, definitions, swept=False) for key, model in FIXED.items()},
-        },
-        "$defs": definitions,
-    }
-
-
-def _section_schema(model: type[Section], definitions: dict[str, Any], swept: bool) -> dict[str, Any]:
-    schema = _model_schema(model, definitions, model.__name__, swept)
-    return {**schema, "type": ["object", "null"]}  # a section left empty has its defaults
-
-
-def _model_schema(model: type[BaseModel], definitions: dict[str, Any], prefix: str, swept: bool) -> dict[str, Any]:
-    """The schema of one section or of one part's options; what it refers to goes to `definitions`."""
-    schema = model.model_json_schema(ref_template=f"#/$defs/{_anchor(prefix)}.{{model}}")
-    for name, definition in schema.pop("$defs", {}).items():
-        definitions[f"{_anchor(prefix)}.{name}"] = definition
-    properties = {}
-    for key, one in schema.get("properties", {}).items():
-        registry = _registry_of(model, key)
-        about = {word: one.pop(word) for word in ("description", "default") if word in one}
-        one.pop("title", None)
-        one = _reference(registry) if registry else one
-        properties[key] = {**(_sweep(one) if swept and not takes_list(model, key) else one), **about}
-    description = (model.__doc__ or "").strip().split("\n")[0]
-    required = {"required": schema["required"]} if "required" in schema else {}
-    return {
-        "description": description,
-        "type": "object",
-        **required,
-        "additionalProperties": False,
-        "properties": properties,
-    }
-
-
-def _part_schema(registry: Registry, definitions: dict[str, Any]) -> dict[str, Any]:
-    """A name, or an object of the name and the options of the part so called."""
-    objects = []
-    for name in registry.available():
-        entry = registry.entry(name)
-        schema = _model_schema(entry.options, definitions, f"{registry.kind}.{name}", swept=True)
-        schema["properties"] = {"name": {"const": name}, **schema["properties"]}
-        schema["required"] = ["name", *schema.get("required", [])]
-        definitions[_anchor(f"{registry.kind}.{name}")] = {**schema, "description": entry.summary}
-        objects.append({"$ref": f"#/$defs/{_anchor(f'{registry.kind}.{name}')}"})
-    short = [name for name in registry.available() if registry.entry(name).options.variant]
-    patterns = [{"type": "string", "pattern": f"^{re.escape(name)}:.+$"} for name in short]
-    return {"anyOf": [{"enum": [n for n in registry.available() if n not in short]}, *patterns, *objects]}
-
-
-def _reference(registry: Registry) -> dict[str, Any]:
-    return {"$ref": f"#/$defs/{_anchor(registry.kind)}"}
-
-
-def _sweep(one: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
-
-
-def _anchor(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedbound import plan, study
+from fedbound import plan, study, study_file
 from fedbound.errors import FedboundError
 
 PLAN_VARIABLE = "FEDBOUND_PLAN"  # in the environment and not in a rule's params: resources in it rerun nothing
@@ -28,8 +28,8 @@ def frozen_plan(config: Mapping[str, Any], *, main: bool) -> plan.Plan:
         if not main and os.environ.get(PLAN_VARIABLE):
             return plan.Plan.load(os.environ[PLAN_VARIABLE])
         parsed = study.parse(config)
-        study.check_data(parsed)
-        study.check_codecs(parsed)
+        study_file.check_data(parsed)
+        study_file.check_codecs(parsed)
         made = plan.make(parsed)
         path = made.save(Path(plan.RESULTS) / parsed.study / ".plan")
     except FedboundError as error:
@@ -48,7 +48,7 @@ def check_files(paths: Sequence[str | os.PathLike[str]]) -> None:
     try:
         for path in paths:
             if Path(path).exists():
-                study.read_yaml(Path(path))
+                study_file.read_yaml(Path(path))
     except FedboundError as error:
         print(f"fedbound: {error}", file=sys.stderr)
         raise SystemExit(2) from None

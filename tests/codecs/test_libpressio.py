@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from fedbound import codecs, study
+from fedbound import codecs, study, study_file
 from fedbound.codecs.guard import encode_checked
 from fedbound.codecs.payload import seal
 from fedbound.errors import InputError
@@ -131,4 +131,4 @@ def test_a_study_that_needs_it_is_refused_before_any_job(monkeypatch):
     assert parsed.exchange[1].codec == {"name": "libpressio", "compressor": "zfp", "early": {}, "config": {}}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="'libpressio:zfp' needs LibPressio"):
-        study.check_codecs(parsed)
+        study_file.check_codecs(parsed)

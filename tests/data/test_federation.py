@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedbound import data, study
+from fedbound import data, study, study_file
 from fedbound.data import _sizes
 from fedbound.errors import InputError
 
@@ -79,13 +79,14 @@ def test_a_silo_too_small_to_split_is_named(tmp_path):
 @pytest.mark.parametrize(("partition", "silos"), [("dirichlet", 300), ({"name": "quantity", "min_samples": 900}, 2)])
 def test_a_study_is_refused_before_it_runs_where_samples_cannot_suffice(partition, silos):
     with pytest.raises(InputError, match="min_samples"):
-        study.check_data(SimpleNamespace(data=[study.Data(partition=partition, silos=silos)]))
+        study_file.check_data(SimpleNamespace(data=[study.Data(partition=partition, silos=silos)]))
 
 
 def test_finding_and_counting_data_imports_nothing_heavy():
     code = (
-        "import sys; from types import SimpleNamespace; from fedbound import models, registry, study;"
-        "study.check_data(SimpleNamespace(data=[study.Data()])); models.available(); registry.DATASETS.available();"
+        "import sys; from types import SimpleNamespace; from fedbound import models, registry, study, study_file;"
+        "study_file.check_data(SimpleNamespace(data=[study.Data()]));"
+        "models.available(); registry.DATASETS.available();"
         "import fedbound.models.training, fedbound.models.state;"
         "print([m for m in ('torch', 'sklearn', 'scipy', 'pandas') if m in sys.modules])"
     )

@@ -1,0 +1,96 @@
+"""The study as a file, and what only a look at the machine shows: missing data, codecs that cannot be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fedbound.errors import InputError
+from fedbound.registry import CODECS, DATASETS, PARTITIONS
+from fedbound.study import Study
+
+
+def check_data(study: Study) -> None:
+    """Refuse what only a look at the data shows: a missing folder, more silos than samples.
+
+    Raises:
+        InputError: naming the key and the mend.
+    """
+    for data in study.data:
+        options = dict(data.dataset)
+        entry = DATASETS.entry(options.pop("name"))
+        count = entry.factory(entry.options(**options)).count()
+        if count is not None and data.silos > count // 3:
+            raise InputError(
+                f"data.silos: {data.silos} silos cannot share the {count} samples of {entry.name!r} "
+                f"(each needs at least 3); use at most {count // 3}"
+            )
+        if count is not None:
+            PARTITIONS.make(data.partition).check(count, data.silos)
+
+
+def check_codecs(study: Study) -> None:
+    """Refuse codecs that cannot be had here, before any job is submitted.
+
+    Raises:
+        InputError: naming the codec and what to install.
+    """
+    exchanges = [choice for one in study.exchange for choice in (one.codec, one.downlink) if choice]
+    for choice in [*exchanges, *(one.codec for one in study.calibration)]:
+        check = getattr(CODECS.entry(choice["name"]).factory, "check", None)
+        if check:
+            check(choice)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a study's YAML file; a key written twice is refused.
+
+    Raises:
+        InputError: the file is missing or is not YAML, with the line.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
+        _refuse_repeats(node, loader, path)
+        return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    try:
+        with open(path, encoding="utf-8") as file:
+            loader = Loader(file)  # a SafeLoader: builds plain values only
+            try:
+                content = loader.get_single_data()
+            finally:
+                loader.dispose()
+    except OSError as error:
+        raise InputError(f"cannot read the study {str(path)!r}: {error.strerror}; check the path") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not valid YAML"
+        raise InputError(f"{path}{where}: {problem}; mend the YAML there") from None
+    except (ValueError, RecursionError) as error:  # no UTF-8; a date such as 2020-13-45; nested past all use
+        raise InputError(f"{path} is no YAML text ({error}); mend it or give another file") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no study; it must be a mapping of keys such as 'study' and 'data'")
+    return content
+
+
+def _refuse_repeats(node: Any, loader: Any, path: str | Path) -> None:
+    import yaml
+
+    if not isinstance(node, yaml.MappingNode):
+        return  # `!!map` before something else, which construct_mapping reports
+    keys: list[Any] = []
+    for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        key = loader.construct_object(key_node, deep=True)
+        if key in keys:
+            raise InputError(
+                f"{path}, line {key_node.start_mark.line + 1}: the key {key!r} is written twice; remove one"
+            )
+        keys.append(key)

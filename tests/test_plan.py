@@ -393,3 +393,11 @@ def test_a_plan_is_frozen() -> None:
     plan = planned(BASE)
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.study = "other"  # type: ignore[misc]
+
+
+def test_a_section_switched_off_leaves_its_stage_without_jobs() -> None:
+    whole = plans.make(s.parse(BASE))
+    part = plans.make(s.parse({**BASE, "privacy": False, "profiling": False, "simulation": False}))
+    assert [part.jobs[stage] for stage in ("privacy", "profile", "simulate")] == [{}, {}, {}]
+    assert part.jobs["train"] == whole.jobs["train"]
+    assert part.jobs["calibrate"] == whole.jobs["calibrate"]

@@ -143,6 +143,9 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"report": {"titel": "x"}}, ["unknown key 'report.titel'", "did you mean 'title'?"]),
     ({"report": [1]}, ["report: [1] is refused", "write a mapping"]),
     ({"report": {1: 2}}, ["unknown key 'report.1'"]),
+    ({"profiling": False}, ["profiling: off is refused", "say simulation: off too"]),
+    ({"privacy": True}, ["privacy: True is refused", "write a mapping"]),
+    ({"training": False}, ["training: False is refused", "write a mapping"]),
 ]
 
 
@@ -269,6 +272,14 @@ def test_a_list_that_is_a_value_is_no_sweep() -> None:
 @pytest.mark.parametrize("raw", [None, {}])
 def test_an_empty_section_has_its_defaults(raw: Any) -> None:
     assert expand(s.Training, raw, "training") == [s.Training()]
+
+
+def test_a_section_switched_off_has_no_settings(validator: jsonschema.Draft202012Validator) -> None:
+    config = {"study": "a", "privacy": False, "profiling": False, "simulation": False}
+    validator.validate(config)
+    found = parse(config)
+    assert found.privacy == found.profiling == found.simulation == ()
+    assert parse({"study": "a", "simulation": False}).profiling == (s.Profiling(),)
 
 
 def test_an_exact_codec_has_one_setting_whatever_the_bound() -> None:
@@ -413,6 +424,8 @@ BAD = [
     {"resources": {"train": {"mem_mb": [1, 2]}}},
     {"report": {"titel": "x"}},
     {"model": "mpl"},
+    {"privacy": True},
+    {"training": False},
 ]
 
 

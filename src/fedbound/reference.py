@@ -19,7 +19,8 @@ A study is one YAML file. Every key has a default but `study`. Where the table s
 sweep: each combination is a scenario of its own. A part (codec, model, algorithm ...) is its name, or a mapping with
 `name` and its options: `codec: sz3`, `codec: {name: sz3, predictor: interp}`; a list of values for an option is a sweep
 too. Unknown keys are refused with the nearest one. `fedbound check FILE` validates, and `fedbound schema` prints JSON
-Schema for editors.
+Schema for editors. `privacy: off`, `simulation: off` and `profiling: off` leave a stage out; profiles are what
+simulations are computed from.
 
 | key | default | meaning |
 | --- | --- | --- |

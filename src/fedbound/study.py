@@ -486,11 +486,12 @@ SWEPT: dict[str, type[Section]] = {
     "simulation": Simulation,
 }
 FIXED: dict[str, type[Section]] = {"resources": Resources, "report": Report}
+OFF = ("privacy", "profiling", "simulation")  # sections that a study may switch off, and their stages with them
 KEYS = ("study", "seeds", "data", "model", "training", "exchange", *list(SWEPT)[3:], *FIXED)
 
 
 class Study(BaseModel):
-    """A validated study: every section expanded to the list of its settings, in the order written."""
+    """A validated study: every section expanded to the list of its settings, in the order written; none where off."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -525,7 +526,9 @@ def parse(config: Mapping[str, Any]) -> Study:
             f"study: {shown(name)} is refused: give a name of at most 64 lower-case letters, digits, '-' and '_', "
             "the first a letter or digit"
         )
-    swept = {key: expand(model, config.get(key), key) for key, model in SWEPT.items()}
+    swept = {key: [] if _is_off(config, key) else expand(model, config.get(key), key) for key, model in SWEPT.items()}
+    if swept["simulation"] and not swept["profiling"]:
+        raise InputError("profiling: off is refused: simulations are computed from a profile; say simulation: off too")
     models = tuple(_parts(MODELS, config.get("model", "mlp"), "model"))
     _refuse_unreadable(swept["data"], models)
     return Study(
@@ -535,6 +538,11 @@ def parse(config: Mapping[str, Any]) -> Study:
         **{key: tuple(values) for key, values in swept.items()},
         **{key: _section(model, config.get(key), key) for key, model in FIXED.items()},
     )
+
+
+def _is_off(config: Mapping[str, Any], key: str) -> bool:
+    """Whether the study says `key: off`, which YAML reads as false."""
+    return key in OFF and config.get(key) is False
 
 
 def _refuse_unreadable(data: Iterable[Data], models: Iterable[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from fedbound.registry import (
     Registry,
     takes_list,
 )
-from fedbound.study import FIXED, LARGEST_SEED, NAME, SWEPT, Section, registry_of
+from fedbound.study import FIXED, LARGEST_SEED, NAME, OFF, SWEPT, Section, registry_of
 
 
 def json_schema() -> dict[str, Any]:
@@ -46,16 +46,19 @@ def json_schema() -> dict[str, Any]:
                 "description": "one training run per seed and setting; the first seed's runs are simulated",
             },
             "model": {**_sweep(_reference(MODELS)), "default": "mlp", "description": "the model"},
-            **{key: _section_schema(model, definitions, swept=True) for key, model in SWEPT.items()},
+            **{key: _section_schema(model, definitions, swept=True, off=key in OFF) for key, model in SWEPT.items()},
             **{key: _section_schema(model, definitions, swept=False) for key, model in FIXED.items()},
         },
         "$defs": definitions,
     }
 
 
-def _section_schema(model: type[Section], definitions: dict[str, Any], swept: bool) -> dict[str, Any]:
+def _section_schema(
+    model: type[Section], definitions: dict[str, Any], swept: bool, off: bool = False
+) -> dict[str, Any]:
     schema = _model_schema(model, definitions, model.__name__, swept)
-    return {**schema, "type": ["object", "null"]}  # a section left empty has its defaults
+    section = {**schema, "type": ["object", "null"]}  # a section left empty has its defaults
+    return {**section, "type": ["object", "null", "boolean"], "not": {"const": True}} if off else section
 
 
 def _model_schema(model: type[BaseModel], definitions: dict[str, Any], prefix: str, swept: bool) -> dict[str, Any]:

@@ -29,31 +29,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments) or 0)
     except FedboundError as error:
-        _complain(str(error))
-        _end_other_ranks(error.exit_code)
-        return error.exit_code
+        return _fail(error, arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        _complain("interrupted")
+        print("fedbound: interrupted", file=sys.stderr, flush=True)
         return 130
 
 
-def _complain(sentence: str) -> None:
-    """One sentence from one rank: under mpiexec every rank meets the same bad input."""
-    from fedbound.federation.transports.mpi import rank_hint
+def _fail(error: FedboundError, arguments: argparse.Namespace) -> int:
+    """Say why, once for all ranks of an MPI job, and end them: they would wait for this one's messages for ever."""
+    from fedbound.federation.transports import last_words
 
-    if rank_hint() == 0:
-        print(f"fedbound: {sentence}", file=sys.stderr, flush=True)
-
-
-def _end_other_ranks(code: int) -> None:
-    """A rank that fails alone takes the others along: they wait for its messages and would wait for ever."""
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.COMM_WORLD.size > 1:
-        sys.stderr.flush()
-        mpi.COMM_WORLD.Abort(code)
+    of_mpi_job = arguments.command in MPI_STAGES and arguments.transport == "mpi"
+    last_words.end(str(error), error.exit_code, of_mpi_job=of_mpi_job)
+    return error.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -146,7 +146,7 @@ def test_ranks_hold_every_silo_once_and_evenly(ranks, silos):
 def test_wrong_number_of_ranks_is_one_sentence(tmp_path):
     done = run(command(tmp_path / "x.h5", 1, ranks=5))
     assert done.returncode == 2
-    lines = [line for line in done.stderr.splitlines() if line.startswith("fedbound:")]
+    lines = said(done)
     assert len(lines) == 1
     assert "needs 4 MPI ranks" in lines[0]
     assert "mpiexec -n 4" in lines[0]
@@ -157,3 +157,39 @@ def test_one_process_without_a_launcher_is_refused(tmp_path):
     done = run(arguments)
     assert done.returncode == 2
     assert "--transport local" in done.stderr
+
+
+def test_bad_input_met_before_mpi_starts_is_one_sentence(tmp_path):
+    arguments = command(tmp_path / "x.h5", 1)
+    done = run([*arguments, "--input", "bounds=nowhere.h5"])
+    assert done.returncode == 2
+    assert said(done) == ["fedbound: --input: nowhere.h5 does not exist; run the stage that writes it"]
+
+
+@pytest.mark.parametrize("failing", [0, 2])
+def test_bad_input_that_one_rank_meets_is_said_and_ends_all(tmp_path, failing):
+    """Before MPI starts: a file missing on one node. The others are in the round loop, or wait for its first step."""
+    arguments = command(tmp_path / "x.h5", 1)
+    at = arguments.index("-m")
+    arguments[at : at + 4] = ["-m", "mpi4py", "-c", ONE_RANK_FAILS, str(failing)]
+    done = run(arguments)
+    assert done.returncode == 2
+    prefix = f"rank {failing}: " if failing else ""
+    assert said(done) == [f"fedbound: {prefix}this node has no such file"]
+
+
+ONE_RANK_FAILS = """
+import os, sys
+from fedbound import cli, errors
+from fedbound.federation.transports import last_words
+last_words.LONGEST_WAIT = 1e6  # rank 0 must hear of it
+def refuse(pairs):
+    raise errors.InputError("this node has no such file")
+if os.environ["PMI_RANK"] == sys.argv.pop(1):
+    cli._inputs = refuse
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def said(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in done.stderr.splitlines() if line.startswith("fedbound:")]

@@ -1,6 +1,7 @@
 """Silos as MPI ranks: rank 0 is the server, the other ranks hold the silos. Point-to-point bytes, no pickle.
 
-The tag of a message is its silo's number + 1, so that one rank can hold several silos.
+The tag of a message is its silo's number + 1, so that one rank can hold several silos. Tag 0 is that of a rank which
+fails and says why (`last_words.py`).
 
 Waiting polls with a growing pause: a blocking receive spins and takes a whole core from a training neighbour, while a
 fixed pause of a millisecond costs more than it saves in short rounds.
@@ -9,6 +10,7 @@ fixed pause of a millisecond costs more than it saves in short rounds.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 from fedbound.errors import FederationError, InputError
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from mpi4py.MPI import Intracomm as Comm
 
+FAILED = 0  # tag of the last message of a rank that fails
 _FIRST_PAUSE = 20e-6
 _LONGEST_PAUSE = 1e-3
 
 
-def world(silos: int) -> MPI.Intracomm:
+def world(silos: int) -> Comm:
     """COMM_WORLD, checked to have a server and from one to `silos` ranks for the silos.
 
     Raises:
@@ -58,18 +61,47 @@ def hosted(rank: int, ranks: int, silos: int) -> range:
     return range((rank - 1) * silos // hosts, rank * silos // hosts)
 
 
-def rank_hint() -> int:
-    """This process's rank as its launcher tells it, without MPI; 0 where none does."""
+def rank_hint() -> int | None:
+    """This process's rank as its launcher tells it, without MPI; None where there is no launcher."""
     for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
-    return 0
+    return None
+
+
+def loaded() -> Comm | None:
+    """COMM_WORLD where this process has MPI already."""
+    module = sys.modules.get("mpi4py.MPI")
+    return None if module is None else module.COMM_WORLD
+
+
+def load() -> Comm | None:
+    """COMM_WORLD, None where there is no usable MPI. Waits for the other ranks to do the same."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError):
+        return None
+    return MPI.COMM_WORLD
+
+
+def words(text: str, code: int, most: int) -> bytearray:
+    """The last message of a rank that fails: its exit code and one sentence of at most so many bytes."""
+    return bytearray([code]) + text.encode()[:most]
+
+
+def sentence(words: bytearray) -> str:
+    return words[1:].decode(errors="replace")
+
+
+def _failure(rank: int, words: bytearray) -> InputError | FederationError:
+    kind = InputError if words[:1] == bytes([InputError.exit_code]) else FederationError
+    return kind(f"rank {rank}: {sentence(words)}")
 
 
 class MpiTransport:
     """The server's end."""
 
-    def __init__(self, comm: MPI.Intracomm, silos: int):
+    def __init__(self, comm: Comm, silos: int):
         self.comm = comm
         self.silos = silos
         self.host = {silo: rank for rank in range(1, comm.size) for silo in hosted(rank, comm.size, silos)}
@@ -77,13 +109,15 @@ class MpiTransport:
 
     def send(self, silo: int, message: bytearray) -> None:
         self.sending = [(request, to, kept) for request, to, kept in self.sending if not request.Test()]
-        self.sending.append((self.comm.Isend(_bytes(message), dest=self.host[silo], tag=silo + 1), silo, message))
+        self.sending.append((self.comm.Isend(as_bytes(message), dest=self.host[silo], tag=silo + 1), silo, message))
 
     def receive(self, timeout: float | None = None) -> tuple[int, Any] | None:
         received = _poll(self.comm, timeout)
         if received is None:
             return None
         rank, silo, buffer = received
+        if silo + 1 == FAILED:
+            raise _failure(rank, buffer)
         if self.host.get(silo) != rank:
             raise FederationError(f"rank {rank} sent a message for silo {silo}, which it does not hold")
         return silo, buffer
@@ -98,7 +132,7 @@ class MpiTransport:
 class MpiEndpoint:
     """A silo rank's end."""
 
-    def __init__(self, comm: MPI.Intracomm):
+    def __init__(self, comm: Comm):
         self.comm = comm
 
     def receive(self) -> tuple[int, Any]:
@@ -107,27 +141,37 @@ class MpiEndpoint:
         return received[1], received[2]
 
     def send(self, silo: int, message: bytearray) -> None:
-        self.comm.Send(_bytes(message), dest=0, tag=silo + 1)
+        self.comm.Send(as_bytes(message), dest=0, tag=silo + 1)
 
 
-def _poll(comm: MPI.Intracomm, timeout: float | None) -> tuple[int, int, bytearray] | None:
+def _poll(comm: Comm, timeout: float | None) -> tuple[int, int, bytearray] | None:
     """Rank that it comes from, silo that it is of or for, and bytes of the next message."""
     from mpi4py import MPI
 
-    status = MPI.Status()
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = _FIRST_PAUSE
-    while (matched := comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)) is None:
+    while (received := take(comm, MPI.ANY_TAG)) is None:
         if deadline is not None and time.monotonic() >= deadline:
             return None
         time.sleep(pause)
         pause = min(pause * 1.5, _LONGEST_PAUSE)
+    return received
+
+
+def take(comm: Comm, tag: int) -> tuple[int, int, bytearray] | None:
+    """Rank, silo and bytes of a message with this tag, if one is there."""
+    from mpi4py import MPI
+
+    status = MPI.Status()
+    matched = comm.Improbe(MPI.ANY_SOURCE, tag, status)
+    if matched is None:
+        return None
     buffer = bytearray(status.Get_count(MPI.BYTE))
-    matched.Recv(_bytes(buffer))
+    matched.Recv(as_bytes(buffer))
     return status.Get_source(), status.Get_tag() - 1, buffer
 
 
-def _bytes(buffer: bytearray) -> list[Any]:
+def as_bytes(buffer: bytearray) -> list[Any]:
     from mpi4py import MPI
 
     return [buffer, len(buffer), MPI.BYTE]

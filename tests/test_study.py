@@ -141,6 +141,9 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"resources": {"train": {"memory": 3}}}, ["unknown key 'resources.train.memory'", "mem_mb"]),
     ({"resources": {"train": {"mem_mb": [1, 2]}}}, ["resources.train.mem_mb: [1, 2] is refused", "integer"]),
     ({"report": {"titel": "x"}}, ["unknown key 'report.titel'", "did you mean 'title'?"]),
+    ({"training": [{"rounds": 3}, {"ronds": 3}]}, ["unknown key 'training[1].ronds'", "did you mean 'rounds'?"]),
+    ({"training": [{"rounds": 3}, 3]}, ["is refused", "write a mapping"]),
+    ({"report": [{"title": "a"}]}, ["report: ", "is refused", "write a mapping"]),
     ({"report": [1]}, ["report: [1] is refused", "write a mapping"]),
     ({"report": {1: 2}}, ["unknown key 'report.1'"]),
     ({"profiling": False}, ["profiling: off is refused", "say simulation: off too"]),
@@ -272,6 +275,26 @@ def test_a_list_that_is_a_value_is_no_sweep() -> None:
 @pytest.mark.parametrize("raw", [None, {}])
 def test_an_empty_section_has_its_defaults(raw: Any) -> None:
     assert expand(s.Training, raw, "training") == [s.Training()]
+
+
+def test_a_section_may_be_a_list_of_sweeps(validator: jsonschema.Draft202012Validator) -> None:
+    config = {
+        "study": "a",
+        "exchange": [
+            {"codec": "none"},
+            {"codec": "sz2", "mode": "weights", "error_feedback": False, "bound": [0.01, 0.1]},
+            {"codec": "ebq", "bound": 0.1},
+            {"codec": "none"},
+        ],
+    }
+    validator.validate(config)
+    found = [(one.codec["name"], one.mode, one.bound, one.error_feedback) for one in parse(config).exchange]
+    assert found == [
+        ("none", "delta", None, None),
+        ("sz2", "weights", 0.01, False),
+        ("sz2", "weights", 0.1, False),
+        ("ebq", "delta", 0.1, True),
+    ]
 
 
 def test_a_section_switched_off_has_no_settings(validator: jsonschema.Draft202012Validator) -> None:

@@ -18,9 +18,10 @@ Made from the schema by `python -m fedbound.reference`; do not edit.
 A study is one YAML file. Every key has a default but `study`. Where the table shows one value, a list of values is a
 sweep: each combination is a scenario of its own. A part (codec, model, algorithm ...) is its name, or a mapping with
 `name` and its options: `codec: sz3`, `codec: {name: sz3, predictor: interp}`; a list of values for an option is a sweep
-too. Unknown keys are refused with the nearest one. `fedbound check FILE` validates, and `fedbound schema` prints JSON
-Schema for editors. `privacy: off`, `simulation: off` and `profiling: off` leave a stage out; profiles are what
-simulations are computed from.
+too. Where settings differ in several keys at once, a section is a list of mappings, each a sweep of its own:
+`exchange: [{codec: none}, {codec: sz2, mode: weights, bound: 0.01}]`. `privacy: off`, `simulation: off` and
+`profiling: off` leave a stage out; profiles are what simulations are computed from. Unknown keys are refused with the
+nearest one. `fedbound check FILE` validates, and `fedbound schema` prints JSON Schema for editors.
 
 | key | default | meaning |
 | --- | --- | --- |

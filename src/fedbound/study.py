@@ -561,11 +561,15 @@ def _refuse_unreadable(data: Iterable[Data], models: Iterable[dict[str, Any]]) -
 def expand(model: type[Section], raw: Any, name: str) -> list[Any]:
     """All settings of one section: the product of its lists, validated, in the order written, without repeats.
 
+    A section may also be a list of mappings, each of which is expanded by itself.
+
     Raises:
         InputError: naming section, key, value and mend.
     """
     if raw is None:
         raw = {}
+    if isinstance(raw, list) and raw and all(isinstance(one, Mapping) for one in raw):
+        return _unique(s for i, one in enumerate(raw) for s in expand(model, one, f"{name}[{i}]"))
     if not isinstance(raw, Mapping):
         raise _no_mapping(model, raw, name)
     axes: list[list[tuple[str, Any]]] = []

@@ -57,8 +57,15 @@ def _section_schema(
     model: type[Section], definitions: dict[str, Any], swept: bool, off: bool = False
 ) -> dict[str, Any]:
     schema = _model_schema(model, definitions, model.__name__, swept)
-    section = {**schema, "type": ["object", "null"]}  # a section left empty has its defaults
-    return {**section, "type": ["object", "null", "boolean"], "not": {"const": True}} if off else section
+    types = ["object", "null"]  # a section left empty has its defaults
+    more: dict[str, Any] = {}
+    if swept:
+        types.append("array")
+        more |= {"items": schema, "minItems": 1}
+    if off:
+        types.append("boolean")
+        more |= {"not": {"const": True}}
+    return {**schema, "type": types, **more}
 
 
 def _model_schema(model: type[BaseModel], definitions: dict[str, Any], prefix: str, swept: bool) -> dict[str, Any]:

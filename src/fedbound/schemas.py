@@ -121,6 +121,17 @@ RUN_FAILURES = Schema(
         "reason": _s("what was wrong"),
     }
 )
+RUN_GUARD = Schema(
+    {
+        "round": _i("1", "rounds completed when the model was evaluated"),
+        "accuracy": _f("1", "validation accuracy of what the silos hold, over all their validation samples"),
+        "shortfall": _f("percentage point", "best accuracy so far less this one, less the margin for chance"),
+        "factor": _f("1", "factor on every bound from now on"),
+        "exact": _i("1", "1: the next exchange is lossless"),
+        "reason": _s("why"),
+    }
+)
+
 RUN_SUMMARY = Schema(
     {
         **_FAIRNESS,
@@ -557,6 +568,7 @@ TABLES: dict[str, dict[str, Schema]] = {
         "evaluations": RUN_EVALUATIONS,
         "tensors": RUN_TENSORS,
         "failures": RUN_FAILURES,
+        "guard": RUN_GUARD,
         "summary": RUN_SUMMARY,
     },
     "privacy": {"results": PRIVACY_RESULTS},

@@ -14,7 +14,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from fedbound.artifacts import canonical
@@ -177,6 +186,25 @@ class Training(LocalTraining):
         return self
 
 
+class Guard(Section):
+    """Moves the bounds during training: looser while validation accuracy holds, back at once where it does not."""
+
+    tolerance: float = Field(
+        default=1.0, gt=0, lt=100, description="validation accuracy that may be lost against the best so far, points"
+    )
+    step: float = Field(default=0.25, ge=0, description="added to the factor when accuracy has held for a while")
+    decrease: float = Field(default=0.5, gt=0, lt=1, description="factor on the factor at a loss where it is 1 or less")
+    patience: int = Field(default=3, ge=1, description="evaluations without a loss before the factor grows")
+    smallest: float = Field(default=1 / 16, gt=0, le=1, description="smallest factor on the bounds")
+    largest: float = Field(default=4.0, ge=1, description="largest factor on the bounds; 1: never looser than given")
+    margin: float = Field(default=2.0, ge=0, description="standard errors of the accuracy that a loss must exceed")
+
+
+def _switched(value: Any) -> Any:
+    """A section that true turns on with its defaults and false off."""
+    return {} if value is True else None if value is False else value
+
+
 class Exchange(Section):
     """What happens to a model and its update on their way between server and silo."""
 
@@ -208,6 +236,18 @@ class Exchange(Section):
         description="a tensor with NaN or infinite values ends the run (reject) or is sent exactly (lossless)",
     )
 
+    guard: Annotated[Guard | None, BeforeValidator(_switched, json_schema_input_type=Guard | bool | None)] = Field(
+        default=None,
+        description="moves all bounds during training by the silos' validation accuracy: true, or a mapping of its "
+        "options; false: bounds stay as they are",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A guard that is off is not there, so that runs of before there were guards keep their names."""
+        found: dict[str, Any] = dump(self)
+        return found if self.guard is not None else {k: v for k, v in found.items() if k != "guard"}
+
     @model_validator(mode="after")
     def _only_what_matters(self) -> Exchange:
         """Spellings that mean the same become the same scenario.
@@ -225,6 +265,7 @@ class Exchange(Section):
             "downlink_bound": down_bound,
             "bound_mode": (self.bound_mode or "rel") if numbers else None,
             "error_feedback": None if codec.lossless else self.error_feedback is not False,
+            "guard": None if bound is None and down_bound is None else self.guard,
         }
         for key, value in changes.items():
             object.__setattr__(self, key, value)  # the model is frozen for all but its own validation

@@ -56,8 +56,10 @@ class Encoder:
     rule: BoundRule | Ratio
     non_finite: NonFinite = "reject"
 
-    def encode(self, v: np.ndarray, integers: list[np.ndarray]) -> Encoding:
+    def encode(self, v: np.ndarray, integers: list[np.ndarray], factor: float = 1.0) -> Encoding:
         """Encode the flat float32 vector `v` block by block, and integer tensors losslessly.
+
+        `factor` multiplies every bound; 0 makes the encoding exact.
 
         Blocks are encoded by OMP_NUM_THREADS threads where the codec's library lets go of Python's lock.
 
@@ -66,7 +68,7 @@ class Encoder:
         """
         encoding = Encoding([], np.empty_like(v), 0, 0.0)
         rule = self.rule.prepare(self.layout, v, self.codec) if isinstance(self.rule, Ratio) else self.rule
-        for index, (block, checked) in enumerate(zip(self.layout.blocks, self._checked(v, rule), strict=True)):
+        for index, (block, checked) in enumerate(zip(self.layout.blocks, self._checked(v, rule, factor), strict=True)):
             encoding.decoded[block.start : block.stop] = checked.decoded.reshape(-1)
             encoding.violations += checked.violations
             encoding.error_over_bound = max(encoding.error_over_bound, checked.error_over_bound)
@@ -75,18 +77,18 @@ class Encoder:
         encoding.records += self._integer_records(integers)
         return encoding
 
-    def _checked(self, v: np.ndarray, rule: BoundRule) -> list[Checked]:
+    def _checked(self, v: np.ndarray, rule: BoundRule, factor: float) -> list[Checked]:
         def one(block: Block) -> Checked:
-            return self._encode_block(block, v[block.start : block.stop].reshape(block.shape), rule)
+            return self._encode_block(block, v[block.start : block.stop].reshape(block.shape), rule, factor)
 
         workers = threads() if getattr(self.codec, "releases_gil", False) else 1
         if workers == 1 or len(self.layout.blocks) == 1:
             return [one(block) for block in self.layout.blocks]
         return list(_pool(workers).map(one, self.layout.blocks))
 
-    def _encode_block(self, block: Block, values: np.ndarray, rule: BoundRule) -> Checked:
+    def _encode_block(self, block: Block, values: np.ndarray, rule: BoundRule, factor: float) -> Checked:
         if all_finite(values):
-            return encode_checked(self.codec, values, rule.absolute(block, values))
+            return encode_checked(self.codec, values, factor * rule.absolute(block, values))
         if self.non_finite == "lossless":
             return encode_checked(codecs.get("lossless"), values, 0.0)
         raise FederationError(

@@ -76,6 +76,7 @@ class Sender:
         self.version = 0
         self.steps: list[Step] = []
         self.crc = checksum(self.held)
+        self.factor = 1.0  # on every bound; a bound travels with its values, so silos need not know
 
     def advance(self, model: State, version: int) -> Encoding | None:
         """Bring the silos' copy to `version`, as close to `model` as the bound says; None where it is there already.
@@ -88,11 +89,11 @@ class Sender:
         if self.chained:
             with np.errstate(invalid="ignore"):
                 v = model.vector - self.held.vector
-            encoding = self.encoder.encode(v, model.integers)
+            encoding = self.encoder.encode(v, model.integers, self.factor)
             step = Step(self.version, version, self.crc, 0, encoding.records)
             self.held.vector += encoding.decoded
         else:
-            encoding = self.encoder.encode(model.vector, model.integers)
+            encoding = self.encoder.encode(model.vector, model.integers, self.factor)
             step = Step(WHOLE, version, 0, 0, encoding.records)
             self.held.vector[:] = encoding.decoded
             self.steps = []

@@ -35,6 +35,7 @@ class Uplink:
         self.encoder = encoder
         self.mode = mode
         self.residual = np.zeros(encoder.layout.size, np.float32) if error_feedback else None
+        self.factor = 1.0  # on every bound; the server's guard says it with each model
 
     def encode(self, local: State, reference: State, round_: int = 0) -> Encoding:
         """Encode the update that leads from `reference` to `local` in a round, and keep what the encoding lost.
@@ -47,14 +48,14 @@ class Uplink:
             self.perturb.apply(v, round_)
         if self.residual is not None:
             v += self.residual
-        encoding = self.encoder.encode(v, local.integers)
+        encoding = self.encoder.encode(v, local.integers, self.factor)
         if self.residual is not None:
             self.residual[:] = lost(v, encoding.decoded)
         return encoding
 
     def encode_extra(self, vector: np.ndarray, number: int) -> Encoding:
         """Encode a further vector (flat float32) that goes with the update, as it is and without error feedback."""
-        encoding = self.encoder.encode(vector, [])
+        encoding = self.encoder.encode(vector, [], self.factor)
         first = self.encoder.layout.extra(number)
         encoding.records = [dataclasses.replace(record, name=first + record.name) for record in encoding.records]
         return encoding

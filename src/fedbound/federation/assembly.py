@@ -21,6 +21,7 @@ from fedbound.exchange.uplink import Receiver, Uplink
 from fedbound.federation import checkpoint, schedulers
 from fedbound.federation.algorithms import Algorithm, Client
 from fedbound.federation.failures import Failures
+from fedbound.federation.guard import Guard
 from fedbound.federation.ledger import Ledger
 from fedbound.federation.records import Records
 from fedbound.federation.server import Exchange, Server
@@ -68,6 +69,7 @@ class Assembly:
         layout = Layout(state.specs(module))
         ALGORITHMS.make(self.training.algorithm).check(module)
         self._check_privacy()
+        self._check_guard()
         self.scheduler().check(self.data.silos)
         for direction, silo in _ENDS:  # refuse foreign bounds before anything starts
             rules.rule(self.exchange, layout, silo, self.bounds, direction)
@@ -96,6 +98,25 @@ class Assembly:
             raise InputError(
                 f"training.algorithm: {self.training.algorithm['name']!r} is refused with training.privacy: it sends "
                 "more than the update, which no noise covers; use another algorithm, such as 'iiadmm' or 'fedavg'"
+            )
+
+    def _check_guard(self) -> None:
+        """Refuse a guard that has nothing to look at, or that would look where it must not.
+
+        Raises:
+            InputError: no silo has validation samples, or updates are private.
+        """
+        if self.exchange.guard is None:
+            return
+        if not any(len(silo.validation) for silo in self.silos.silos):
+            raise InputError(
+                f"exchange.guard: there are no validation samples to guard by (data.validation: "
+                f"{self.data.validation:g}); raise data.validation, or set guard to false"
+            )
+        if self.training.privacy is not None:
+            raise InputError(
+                "exchange.guard: a guard is refused with training.privacy: bounds would follow validation samples that "
+                "no noise covers; set guard to false"
             )
 
     def module(self) -> Any:
@@ -177,6 +198,7 @@ class Assembly:
             checkpoint.Store(folder, checkpoint.SERVER) if folder else None,
             checkpoint_every,
             Failures(self.training.on_failure, self.training.least_silos, self.training.silo_timeout),
+            None if self.exchange.guard is None else Guard(self.exchange.guard),
         )
 
     def _perturbation(self, number: int) -> perturb.Perturbation | None:

@@ -18,7 +18,7 @@ from fedbound import schemas
 from fedbound.artifacts import Table
 
 Rows = dict[str, list[dict[str, Any]]]
-TABLES = ("rounds", "silos", "evaluations", "tensors", "failures")
+TABLES = ("rounds", "silos", "evaluations", "tensors", "failures", "guard")
 
 
 class Records:
@@ -148,6 +148,7 @@ def tables(
         "evaluations": schemas.RUN_EVALUATIONS.table(ordered["evaluations"]),
         "tensors": schemas.RUN_TENSORS.table(ordered["tensors"]),
         "failures": schemas.RUN_FAILURES.table(ordered["failures"]),
+        "guard": schemas.RUN_GUARD.table(rows["guard"]),
         "summary": schemas.RUN_SUMMARY.table([_summary(rounds, figures, extra)]),
     }
 

@@ -97,3 +97,8 @@ def evaluation(message: wire.Message) -> dict[str, Any]:
         "validation_samples": validations,
         "validation_accuracy": fields["validation_correct"] / validations if validations else float("nan"),
     }
+
+
+def validated(message: wire.Message) -> tuple[int, int]:
+    """Validation samples that one silo's model gets right, and how many there are."""
+    return int(message.fields["validation_correct"]), int(message.fields["validation_samples"])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from fedbound.federation import checkpoint, rows, snapshot
 from fedbound.federation.algorithms import Algorithm, Contribution
 from fedbound.federation.desk import NO_LABEL, Asked, BreachError, Command, Evaluations, Parcel, Task, Waiting
 from fedbound.federation.failures import Failures
+from fedbound.federation.guard import Guard
 from fedbound.federation.records import Records
 from fedbound.federation.schedulers import (
     Action,
@@ -72,6 +73,7 @@ class Server:
         store: where checkpoints go; None where nothing survives.
         checkpoint_every: versions between checkpoints.
         failures: what is done about silos that fail, stall or send garbage.
+        guard: moves the bounds as accuracy holds or not; None: they stay as they are.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Server:
         store: checkpoint.Store | None = None,
         checkpoint_every: int = 1,
         failures: Failures | None = None,
+        guard: Guard | None = None,
     ):
         self.layout = layout
         self.model = model
@@ -100,6 +103,7 @@ class Server:
         self.store = store
         self.checkpoint_every = checkpoint_every
         self.failures = failures or Failures()
+        self.guard = guard
         self.version = 0
         self.resumed_from = -1
         self.finished = False
@@ -331,6 +335,8 @@ class Server:
         for silo in silos:
             base, label = self.held.get(silo, 0), self.restored.pop(silo, NO_LABEL)
             command = {"steps": float(steps), "checkpoint_label": float(label)}
+            if self.guard is not None:
+                command["bound_factor"] = self.guard.now
             if (base, label) not in packed:
                 packed[base, label] = self._pack(self.sender.path(base), flags, command)
             parcel = packed[base, label]
@@ -351,6 +357,7 @@ class Server:
         started = time.perf_counter()
         if self.algorithm.needs_base and any(task.version == self.sender.version for task in self.tasks.values()):
             self.references[self.sender.version] = self.sender.held.vector.copy()
+        self.sender.factor = 1.0 if self.guard is None else self.guard.now
         encoding = self.sender.advance(self.model, self.version)
         if encoding is None:
             return
@@ -487,6 +494,8 @@ class Server:
             # The checkpoint's own cost cannot be part of the row that it must contain: it is noted in the next one.
         ratio = self.row["raw_up"] / self.row["bytes_up"] if self.row["bytes_up"] else float("nan")
         self.records.add("rounds", round=self.version, **self.row, ratio_up=ratio)
+        for change in self.guard.settle(self.evaluations.unfinished()) if self.guard is not None else ():
+            self.records.add("guard", **asdict(change))
         self.records.commit(self.version)
         self._begin_row()
         if saving:
@@ -517,6 +526,8 @@ class Server:
     def _note_evaluation(self, silo: int, message: wire.Message) -> None:
         if self.evaluations.arrived(message.model_version, silo):
             self.records.add("evaluations", round=message.model_version, silo=silo, **rows.evaluation(message))
+            if self.guard is not None:
+                self.guard.hear(message.model_version, *rows.validated(message))
 
     def _evaluate_final(self) -> None:
         """All silos evaluate the final model; its bytes belong to no round and are left out of them."""

@@ -139,6 +139,7 @@ class Silo:
         if self.uplink.perturb is not None:
             assert self.ledger is not None
             fields["releases"] = self.ledger.charge(message.round)  # on disk before anything noised can leave
+        self.uplink.factor = message.fields.get("bound_factor", 1.0)
         encoding, records = self._encode(local, reference, message.round)
         encoded = time.perf_counter()
         if message.flags & wire.Flags.CHECKPOINT:

@@ -58,6 +58,7 @@ def take(server: Server, pending: list[Action]) -> checkpoint.State:
         "evaluated_version": server.evaluations.latest,
         "incomplete": sorted(server.evaluations.unfinished()),
         "charged": {str(silo): count for silo, count in server.charged.items()},
+        "guard": None if server.guard is None else server.guard.state(),
     }
     return checkpoint.State(server.version, arrays, meta)
 
@@ -82,6 +83,8 @@ def restore(server: Server, state: checkpoint.State) -> list[Action]:
     server.evaluations.latest = meta["evaluated_version"]
     server.evaluations.incomplete = set(meta["incomplete"])
     server.charged = {int(silo): count for silo, count in meta["charged"].items()}
+    if server.guard is not None:
+        server.guard.restore(meta["guard"])
     server.records.restore(server.version)
     _restore_tasks(server, meta["tasks"], _part(state.arrays, "waiting-"))
     server.events.extend(_EVENTS[name](**values) for name, values in meta["events"])

@@ -81,7 +81,8 @@ def bound(exchange: Mapping[str, Any]) -> str:
 def exchange(choice: Mapping[str, Any]) -> str:
     """Codec and bound: `sz3 calibrated`, `lossless`; the codec 'none' is called `uncompressed`."""
     name = part(choice["codec"])
-    return " ".join(filter(None, ["uncompressed" if name == "none" else name, bound(choice)]))
+    guarded = "guarded" if choice.get("guard") else ""
+    return " ".join(filter(None, ["uncompressed" if name == "none" else name, bound(choice), guarded]))
 
 
 def unique(labels: Sequence[str], identities: Sequence[str]) -> list[str]:

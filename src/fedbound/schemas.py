@@ -32,6 +32,7 @@ _FAIRNESS = {
     "loss": _f("nat", "mean test cross-entropy over all silos' test samples"),
     "accuracy_mean": _f("1", "mean over silos of their own test accuracy"),
     "accuracy_sd": _f("1", "standard deviation over silos of their own test accuracy"),
+    "accuracy_variance": _f("1", "variance over silos of their own test accuracy: accuracy_sd squared"),
     "accuracy_min": _f("1", "the worst silo's test accuracy"),
     "accuracy_worst10": _f("1", "mean test accuracy of the worst 10 % of silos (at least one)"),
     "jain": _f("1", "Jain's fairness index of the silos' test accuracies: (sum a)^2 / (K sum a^2)"),
@@ -45,6 +46,8 @@ RUN_ROUNDS = Schema(
         **_FAIRNESS,
         "bytes_up": _i("byte", "bytes of all messages silo to server in this round, headers included"),
         "bytes_down": _i("byte", "bytes of all messages server to silo in this round, headers included"),
+        "payload_up": _i("byte", "bytes of the encoded tensors in the round's updates; bytes_up also counts headers"),
+        "payload_down": _i("byte", "bytes of the encoded tensors in the round's models"),
         "raw_up": _i("byte", "bytes the round's updates would take uncompressed, without headers"),
         "raw_down": _i("byte", "bytes the round's models would take uncompressed, without headers"),
         "ratio_up": _f("1", "raw_up / bytes_up"),
@@ -74,6 +77,7 @@ RUN_SILOS = Schema(
         "payload_up": _i("byte", "bytes of the encoded tensors in the update message"),
         "raw_up": _i("byte", "bytes the update would take uncompressed"),
         "bytes_down": _i("byte", "bytes of the model messages, headers included"),
+        "payload_down": _i("byte", "bytes of the encoded tensors in the model messages"),
         "error_over_bound": _f("1", "largest |x - decoded| / bound over all lossy blocks; 0 where none is lossy"),
         "violations": _i("1", "blocks encoded again because the bound was exceeded"),
         "residual_norm": _f("1", "L2 norm of the error-feedback residual after encoding"),
@@ -83,7 +87,13 @@ RUN_SILOS = Schema(
         "model_seconds": _seconds("the silo decoded the model message and loaded the model"),
         "encode_seconds": _seconds("encoding the update, bound check included"),
         "wait_seconds": _seconds("the silo waited for the model"),
+        "busy_seconds": _seconds("the silo's whole work on this message: all of these, and saving its state"),
+        "transfer_seconds": _seconds(
+            "from the model's dispatch to the update's arrival, without busy_seconds: both transfers, and waiting for "
+            "other silos of the same rank or for the server's attention"
+        ),
         "decode_seconds": _seconds("the server decoded this update"),
+        "aggregate_seconds": _seconds("the server folded this update"),
         "arrival_seconds": _seconds("from the round's dispatch to this update's arrival at the server"),
         "memory_bytes": _i("byte", "peak resident memory of the silo's process", measured=True),
     }

@@ -10,7 +10,7 @@ import pytest
 from fedbound import artifacts, study
 from fedbound.codecs import wire
 from fedbound.errors import FederationError
-from fedbound.federation import checkpoint, stage
+from fedbound.federation import checkpoint, failures, stage
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.lease import Lease
 from fedbound.federation.server import Server
@@ -190,13 +190,13 @@ def test_drop_goes_on_without_the_silo_or_its_update(algorithm, how):
     server = made.server(LocalTransport(failing(made.local().members, 1, 2, how)))
     server.run()
     assert len(server.records.rows["rounds"]) >= 5
-    failures = server.records.rows["failures"]
-    assert {row["silo"] for row in failures} == {1}
-    assert {row["kind"] for row in failures} == {"failed" if how == "raises" else "rejected"}
+    found = server.records.rows["failures"]
+    assert {row["silo"] for row in found} == {1}
+    assert {row["kind"] for row in found} == {"failed" if how == "raises" else "rejected"}
     assert server.living == ({0, 2} if how == "raises" else {0, 1, 2})
-    assert "silo 1" in failures[0]["reason"] or failures[0]["reason"] == "out of memory"
+    assert "silo 1" in found[0]["reason"] or found[0]["reason"] == "out of memory"
     tables = stage.records.tables(server.records.rows, {"server_memory_bytes": 1, "resumed_from": -1})
-    assert list(tables["failures"]["silo"].values) == [1] * len(failures)
+    assert list(tables["failures"]["silo"].values) == [1] * len(found)
 
 
 def altered(members, silo: int, number: int, change):
@@ -372,6 +372,23 @@ def test_a_silo_that_stalls_is_named_and_dropped():
     made = assemble(s.model_copy(update={"training": s.training.model_copy(update={"on_failure": "abort"})}))
     with pytest.raises(FederationError, match=r"silo 0 failed in round 2: it has not answered for 0\.2 s"):
         made.server(Clocked(failing(made.local().members, 0, 1, "silent"))).run()
+
+
+@pytest.mark.parametrize("algorithm", SCHEDULERS)
+def test_a_silo_that_stalls_is_not_awaited_for_ever_at_the_end(monkeypatch, algorithm):
+    """The others' updates are enough for every round, so that without silo_timeout only the end waits for it."""
+    monkeypatch.setattr(failures, "LEAST_SECONDS", 0.2)
+    monkeypatch.setattr(failures, "PATIENCE", 0.0)
+    s = scenario(algorithm, rounds=5, on_failure="drop")
+    if algorithm == "fedavg":
+        s.training.scheduler.update(quorum=1)
+    made = assemble(s)
+    server = made.server(Clocked(failing(made.local().members, 1, 1, "silent")))
+    server.run()
+    assert [(row["silo"], row["kind"]) for row in server.records.rows["failures"]] == [(1, "failed")]
+    assert server.living == {0, 2}
+    last = max(row["round"] for row in server.records.rows["evaluations"])
+    assert sorted(row["silo"] for row in server.records.rows["evaluations"] if row["round"] == last) == [0, 2]
 
 
 def test_a_failure_survives_in_the_artifact(tmp_path):

@@ -11,8 +11,9 @@ from fedbound import artifacts, study
 from fedbound.codecs import wire
 from fedbound.errors import FederationError, InputError
 from fedbound.exchange import perturb
-from fedbound.federation import stage
+from fedbound.federation import ledger, stage
 from fedbound.federation.assembly import Assembly
+from fedbound.federation.lease import Lease
 from fedbound.federation.ledger import Ledger
 from fedbound.federation.server import Server
 from fedbound.federation.transports.local import LocalTransport
@@ -163,10 +164,25 @@ def test_releases_that_were_never_folded_are_charged():
     assert members[1].ledger.releases == 3
 
 
+def test_what_the_ledger_knows_and_the_server_was_never_told_is_charged(tmp_path):
+    """Noised before a kill, by a silo that never answers again: its releases are in the ledger only."""
+    s = scenario(count=2, noise_multiplier=4.0)
+    object.__setattr__(s.training, "on_failure", "drop")
+    made = assemble(s)
+    held = Lease(tmp_path / "c")
+    ledger.path(held.root, 1).write_text('{"round": 0}\n' * 7)
+    members = made.local(None, held.folder).members
+    members[1].handle = lambda buffer: wire.pack(wire.Message(wire.Kind.FAILURE, 1, 0, 0, [], {}, "no memory"))
+    server = made.server(LocalTransport(members), held.folder)
+    server.run()
+    held.release(done=True)
+    assert server.charged == {0: 2, 1: 8, 2: 2}  # the eighth was asked for, and may have been made
+
+
 def test_a_cut_line_of_the_ledger_counts(tmp_path):
     file = tmp_path / "ledger-0.jsonl"
-    ledger = Ledger(file)
-    assert [ledger.charge(0), ledger.charge(1)] == [1, 2]
+    before = Ledger(file)
+    assert [before.charge(0), before.charge(1)] == [1, 2]
     with open(file, "a", encoding="utf-8") as stream:
         stream.write('{"rou')
     again = Ledger(file)

@@ -40,6 +40,7 @@ class Step:
         version: version that it leads to.
         crc: CRC-32 of the copy that it starts from; 0 for WHOLE.
         size: bytes of the message that carries it.
+        payload: of those, the bytes of its encoded blocks.
         records: its encoded blocks; None after a restart, when only its size is still known.
     """
 
@@ -47,6 +48,7 @@ class Step:
     version: int
     crc: int
     size: int = 0
+    payload: int = 0
     records: list[wire.Record] | None = field(default=None, repr=False)
 
     @property
@@ -90,11 +92,11 @@ class Sender:
             with np.errstate(invalid="ignore"):
                 v = model.vector - self.held.vector
             encoding = self.encoder.encode(v, model.integers, self.factor)
-            step = Step(self.version, version, self.crc, 0, encoding.records)
+            step = Step(self.version, version, self.crc, records=encoding.records)
             self.held.vector += encoding.decoded
         else:
             encoding = self.encoder.encode(model.vector, model.integers, self.factor)
-            step = Step(WHOLE, version, 0, 0, encoding.records)
+            step = Step(WHOLE, version, 0, records=encoding.records)
             self.held.vector[:] = encoding.decoded
             self.steps = []
         self.held.integers = [array.copy() for array in model.integers]
@@ -116,7 +118,7 @@ class Sender:
     def path(self, base: int) -> list[Step]:
         """The steps that lead a silo from version `base` to the current one; the whole copy where none do."""
         if base == self.version:
-            return [_sized(Step(base, base, self.crc, 0, []))]
+            return [_sized(Step(base, base, self.crc, records=[]))]
         if not self.chained:
             return self.steps[-1:]
         for index, step in enumerate(self.steps):
@@ -126,13 +128,16 @@ class Sender:
 
     def whole(self) -> Step:
         """The silos' copy as it is, exact."""
-        return _sized(Step(WHOLE, self.version, 0, 0, exact(self.encoder.layout, self.held)))
+        return _sized(Step(WHOLE, self.version, 0, records=exact(self.encoder.layout, self.held)))
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What must survive a restart: arrays by name, and JSON values."""
         arrays = {"held": self.held.vector}
         arrays |= {f"held-integer-{i}": array for i, array in enumerate(self.held.integers)}
-        return arrays, {"version": self.version, "steps": [[s.base, s.version, s.crc, s.size] for s in self.steps]}
+        return arrays, {
+            "version": self.version,
+            "steps": [[s.base, s.version, s.crc, s.size, s.payload] for s in self.steps],
+        }
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         """Take over what `state` gave."""
@@ -145,7 +150,8 @@ class Sender:
 
 def _sized(step: Step) -> Step:
     message = wire.Message(wire.Kind.MODEL, -1, 0, step.version, step.records or [], fields(step))
-    return Step(step.base, step.version, step.crc, wire.size(message), step.records)
+    payload = sum(memoryview(record.payload).nbytes for record in message.records)
+    return Step(step.base, step.version, step.crc, wire.size(message), payload, step.records)
 
 
 class Holder:

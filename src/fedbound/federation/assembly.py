@@ -18,7 +18,7 @@ from fedbound.exchange import downlink, perturb
 from fedbound.exchange.blocks import Encoder
 from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.uplink import Receiver, Uplink
-from fedbound.federation import checkpoint, schedulers
+from fedbound.federation import checkpoint, ledger, schedulers
 from fedbound.federation.algorithms import Algorithm, Client
 from fedbound.federation.failures import Failures
 from fedbound.federation.guard import Guard
@@ -178,9 +178,7 @@ class Assembly:
             self.training,
             self.seed,
             checkpoint.Store(folder, f"silo-{number}", self._keep(checkpoint_every)) if folder else None,
-            Ledger(
-                folder.parent / f"ledger-{number}.jsonl" if folder else None
-            ),  # beside the epochs: never rolled back
+            Ledger(ledger.path(folder.parent, number) if folder else None),
         )
 
     def server(self, transport: Transport, folder: Path | None = None, checkpoint_every: int = 1) -> Server:
@@ -199,6 +197,7 @@ class Assembly:
             checkpoint_every,
             Failures(self.training.on_failure, self.training.least_silos, self.training.silo_timeout),
             None if self.exchange.guard is None else Guard(self.exchange.guard),
+            {silo: ledger.releases(folder.parent, silo) for silo in range(transport.silos)} if folder else None,
         )
 
     def _perturbation(self, number: int) -> perturb.Perturbation | None:

@@ -24,13 +24,17 @@ class Task:
     Attributes:
         version: of the model that it was sent.
         size: bytes of that model's messages.
+        payload: of those, the bytes of encoded tensors.
         steps: local steps asked for; 0 for the study's own.
+        time: when it was sent, seconds on the run's clock.
         label: under which the silo keeps the state that its update leaves behind; NO_LABEL where it was not asked to.
     """
 
     version: int
     size: int
+    payload: int
     steps: int
+    time: float
     label: int
 
 
@@ -50,21 +54,6 @@ class Command:
     version: int
     flags: wire.Flags
     fields: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """What is sent to one silo.
-
-    Attributes:
-        messages: in order; the last one says what to do.
-        size: their bytes, or what they would have been without a restart.
-        carries_model: False where the silo holds the model already.
-    """
-
-    messages: list[bytearray]
-    size: int
-    carries_model: bool
 
 
 class Asked:

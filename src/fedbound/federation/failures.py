@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
 from fedbound.errors import FederationError
 from fedbound.federation.records import Records
+
+PATIENCE, LEAST_SECONDS = 10.0, 60.0  # at the end of a run without silo_timeout: times the slowest answer so far
 
 
 @dataclass
@@ -24,11 +26,18 @@ class Failures:
     least: int = 1
     timeout: float = 0.0
     due: dict[int, float] = field(default_factory=dict)
+    slowest: float = 0.0  # seconds that an update took, from the model's dispatch to its arrival, at most
 
     def expect(self, silo: int, now: float) -> None:
         """From `now` on, an answer of `silo` is awaited."""
         if self.timeout:
             self.due.setdefault(silo, now + self.timeout)
+
+    def end(self, silos: Iterable[int], now: float) -> None:
+        """The run is over and these are still out: without a timeout they get one now, so that it ends at all."""
+        self.timeout = self.timeout or max(LEAST_SECONDS, PATIENCE * self.slowest)
+        for silo in silos:
+            self.expect(silo, now)
 
     def answered(self, silo: int) -> None:
         self.due.pop(silo, None)

@@ -108,6 +108,8 @@ class Lease:
         self._stop.set()
         self._thread.join()
         if done and latest_epoch(self.root) == self.epoch:
+            for file in self.root.glob("epoch-*/server_*"):  # first: they make the others checkpoints
+                file.unlink(missing_ok=True)
             shutil.rmtree(self.root, ignore_errors=True)
         else:
             self._file(self.epoch).unlink(missing_ok=True)

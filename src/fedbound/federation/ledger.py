@@ -20,9 +20,8 @@ class Ledger:
 
     def __init__(self, file: Path | None = None):
         self.file = file
-        # a line that was cut short by a kill is a release all the same: nothing after it was sent, but it may have been
-        kept = file.read_bytes() if file and file.exists() else b""
-        self.releases = len(kept.splitlines())
+        kept = _read(file)
+        self.releases = _count(kept)
         if file and kept and not kept.endswith(b"\n"):
             with open(file, "ab") as stream:  # the next line must not join the one that was cut short
                 stream.write(b"\n")
@@ -37,3 +36,22 @@ class Ledger:
                 os.fsync(stream.fileno())
         self.releases += 1
         return self.releases
+
+
+def releases(folder: Path, silo: int) -> int:
+    """What a silo whose ledger lies in `folder` has released so far."""
+    return _count(_read(path(folder, silo)))
+
+
+def path(folder: Path, silo: int) -> Path:
+    """Where a silo's ledger lies: beside the epochs' folders, so that no restart rolls it back."""
+    return folder / f"ledger-{silo}.jsonl"
+
+
+def _read(file: Path | None) -> bytes:
+    return file.read_bytes() if file and file.exists() else b""
+
+
+def _count(kept: bytes) -> int:
+    # a line that was cut short by a kill is a release all the same: nothing after it was sent, but it may have been
+    return len(kept.splitlines())

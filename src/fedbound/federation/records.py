@@ -85,20 +85,19 @@ def fairness(accuracies: list[float], samples: list[int], losses: list[float]) -
         "loss": float((np.array(losses) * n).sum() / n.sum()),
         "accuracy_mean": float(a.mean()),
         "accuracy_sd": float(a.std()),
+        "accuracy_variance": float(a.var()),
         "accuracy_min": float(a.min()),
         "accuracy_worst10": float(worst.mean()),
         "jain": float(a.sum() ** 2 / (len(a) * (a**2).sum())) if a.any() else 1.0,
     }
 
 
-_NO_EVALUATION = dict.fromkeys(
-    ("accuracy", "loss", "accuracy_mean", "accuracy_sd", "accuracy_min", "accuracy_worst10", "jain"), float("nan")
-)
+_NO_EVALUATION = dict.fromkeys(fairness([1.0], [1], [0.0]), float("nan"))
 
 
 _INITIAL = {
     **dict.fromkeys(("round", "bytes_up", "bytes_down", "raw_up", "raw_down", "violations"), 0),
-    **dict.fromkeys(("checkpoint_bytes", "resync_bytes", "downlink_seconds"), 0),
+    **dict.fromkeys(("payload_up", "payload_down", "checkpoint_bytes", "resync_bytes", "downlink_seconds"), 0),
     **dict.fromkeys(("seconds", "aggregate_seconds", "decode_seconds", "wait_seconds", "checkpoint_seconds"), 0.0),
     "save_seconds": 0.0,
     "ratio_up": float("nan"),

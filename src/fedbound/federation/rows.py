@@ -8,8 +8,19 @@ from typing import Any
 from fedbound.codecs import wire
 from fedbound.errors import MessageError
 from fedbound.exchange.layout import Layout
+from fedbound.federation.desk import Task, Waiting
 
-_COUNTS = ("bytes_up", "bytes_down", "raw_up", "raw_down", "violations", "checkpoint_bytes", "resync_bytes")
+_COUNTS = (
+    "bytes_up",
+    "bytes_down",
+    "payload_up",
+    "payload_down",
+    "raw_up",
+    "raw_down",
+    "violations",
+    "checkpoint_bytes",
+    "resync_bytes",
+)
 _SECONDS = (
     "seconds",
     "aggregate_seconds",
@@ -21,7 +32,7 @@ _SECONDS = (
 )
 _UPDATE_FIELDS = {
     "samples", "steps", "train_loss", "raw_bytes", "violations", "memory_bytes", "error_over_bound", "residual_norm",
-    "train_seconds", "encode_seconds", "wait_seconds",
+    "train_seconds", "encode_seconds", "wait_seconds", "busy_seconds",
 }  # fmt: skip
 
 
@@ -64,13 +75,29 @@ def _need(message: wire.Message, fields: set[str]) -> None:
         raise MessageError(f"message from silo {message.sender} lacks the field {min(missing)!r}; it is rejected")
 
 
-def update(message: wire.Message) -> dict[str, Any]:
-    """What an update says of itself, for the table of silos."""
+def update(waiting: Waiting, task: Task, round_: int, started: float) -> dict[str, Any]:
+    """The row of one update in the table of silos, but for what folding it told.
+
+    Args:
+        waiting: the update as it arrived.
+        task: what its silo was asked for.
+        round_: that it is part of.
+        started: when that round was dispatched, seconds on the run's clock.
+    """
+    message = waiting.message
     fields = message.fields
     return {
+        "round": round_,
+        "silo": message.sender,
+        "bytes_up": len(waiting.buffer),
+        "bytes_down": task.size,
+        "payload_down": task.payload,
+        "arrival_seconds": waiting.time - started,
+        # a restart sets both clocks anew
+        "transfer_seconds": max(0.0, waiting.time - task.time - fields["busy_seconds"]),
         **{key: int(fields[key]) for key in ("samples", "steps", "violations", "memory_bytes")},
         **{key: fields[key] for key in ("train_loss", "error_over_bound", "residual_norm")},
-        **{key: fields[key] for key in ("train_seconds", "encode_seconds", "wait_seconds")},
+        **{key: fields[key] for key in ("train_seconds", "encode_seconds", "wait_seconds", "busy_seconds")},
         "evaluate_seconds": fields.get("evaluate_seconds", 0.0),
         "model_seconds": fields.get("decode_seconds", 0.0),
         "releases": int(fields.get("releases", 0)),

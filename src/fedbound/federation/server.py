@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,9 +26,10 @@ from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.uplink import Receiver
 from fedbound.federation import checkpoint, rows, snapshot
 from fedbound.federation.algorithms import Algorithm, Contribution
-from fedbound.federation.desk import NO_LABEL, Asked, BreachError, Command, Evaluations, Parcel, Task, Waiting
+from fedbound.federation.desk import NO_LABEL, Asked, BreachError, Command, Evaluations, Task, Waiting
 from fedbound.federation.failures import Failures
 from fedbound.federation.guard import Guard
+from fedbound.federation.outbox import SERVER, Outbox
 from fedbound.federation.records import Records
 from fedbound.federation.schedulers import (
     Action,
@@ -46,8 +47,6 @@ from fedbound.federation.schedulers import (
     Timer,
 )
 from fedbound.federation.transports import Transport
-
-SERVER = -1
 
 
 @dataclass
@@ -74,6 +73,7 @@ class Server:
         checkpoint_every: versions between checkpoints.
         failures: what is done about silos that fail, stall or send garbage.
         guard: moves the bounds as accuracy holds or not; None: they stay as they are.
+        released: silo -> noised updates of earlier starts, whether or not a checkpoint knows of them.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Server:
         checkpoint_every: int = 1,
         failures: Failures | None = None,
         guard: Guard | None = None,
+        released: Mapping[int, int] | None = None,
     ):
         self.layout = layout
         self.model = model
@@ -97,6 +98,7 @@ class Server:
         self.scheduler = scheduler
         self.transport = transport
         self.sender = exchange.sender
+        self.outbox = Outbox(layout, exchange.sender)
         self.receiver = exchange.receiver
         self.evaluate_every = evaluate_every
         self.records = records
@@ -112,11 +114,10 @@ class Server:
         self.events: deque[Event] = deque()
         self.waiting: dict[int, Waiting] = {}
         self.tasks: dict[int, Task] = {}
-        self.held: dict[int, int] = {}  # silo -> version of its copy of the model; 0 where it is not here
         self.asked = Asked()
         self.references: dict[int, np.ndarray] = {}  # version -> copy that silos out of step trained on
         self.evaluations = Evaluations()
-        self.charged: dict[int, int] = {}  # silo -> noised updates that it was asked for or says it made
+        self.charged = dict(released or {})  # silo -> noised updates that it was asked for, made or says it made
         self.silo_labels: dict[int, int] = {}
         self.unsaved: set[int] = set()  # silos whose state changed since they last saved it
         self.saving: set[int] = set()  # those of them that are saving it now
@@ -263,8 +264,10 @@ class Server:
         self.asked.answered(silo, wire.Kind.UPDATE)
         if evaluated:
             self._note_evaluation(silo, message)
-        self.waiting[silo] = Waiting(buffer, message, self._now())
-        self.events.append(Arrived(silo, self._now()))
+        now = self._now()
+        self.failures.slowest = max(self.failures.slowest, now - task.time)
+        self.waiting[silo] = Waiting(buffer, message, now)
+        self.events.append(Arrived(silo, now))
 
     def _reject(self, silo: int, why: str) -> None:
         """A message that cannot be used: end the run, or go on without that update."""
@@ -331,24 +334,20 @@ class Server:
         if not silos:
             return
         self._advance()
-        packed: dict[tuple[int, int], Parcel] = {}
-        for silo in silos:
-            base, label = self.held.get(silo, 0), self.restored.pop(silo, NO_LABEL)
-            command = {"steps": float(steps), "checkpoint_label": float(label)}
-            if self.guard is not None:
-                command["bound_factor"] = self.guard.now
-            if (base, label) not in packed:
-                packed[base, label] = self._pack(self.sender.path(base), flags, command)
-            parcel = packed[base, label]
-            self.held[silo] = self.version
-            self.asked.add(silo, Command(self.version, flags, command))
+        labels = {silo: self.restored.pop(silo, NO_LABEL) for silo in silos}
+        commands = {silo: {"steps": float(steps), "checkpoint_label": float(label)} for silo, label in labels.items()}
+        if self.guard is not None:
+            commands = {silo: {**command, "bound_factor": self.guard.now} for silo, command in commands.items()}
+        for silo, parcel in self.outbox.parcels(commands, flags, self.version):
+            self.asked.add(silo, Command(self.version, flags, commands[silo]))
             if flags & wire.Flags.TRAIN:
                 self.charged[silo] = self.charged.get(silo, 0) + 1
                 saved = self.version + 1 if flags & wire.Flags.CHECKPOINT else NO_LABEL
-                self.tasks[silo] = Task(self.version, parcel.size, steps, saved)
+                self.tasks[silo] = Task(self.version, parcel.size, parcel.payload, steps, self._now(), saved)
             self.row["bytes_down"] += parcel.size
+            self.row["payload_down"] += parcel.payload
             self.row["resync_bytes"] += sum(map(len, parcel.messages)) - parcel.size
-            self.row["raw_down"] += self.layout.raw_bytes if parcel.carries_model else 0
+            self.row["raw_down"] += parcel.raw
             self.failures.expect(silo, self._now())
             for message in parcel.messages:
                 self.transport.send(silo, message)
@@ -366,28 +365,11 @@ class Server:
             self.records.add("tensors", round=self.version, direction="down", silo=ALL_SILOS, **row)
         self.row["downlink_seconds"] += time.perf_counter() - started
 
-    def _pack(self, path: list[downlink.Step], flags: wire.Flags, command: dict[str, float]) -> Parcel:
-        """The messages that carry the steps of `path`; the last one says what to do."""
-        size = sum(step.size for step in path) + wire.FIELD_BYTES * len(command)
-        carries_model = not path[-1].empty
-        if any(step.records is None for step in path):
-            path = [self.sender.whole()]  # the steps were lost in a restart, and so were the silos' copies
-        messages = []
-        for step in path:
-            last = step is path[-1]
-            fields = downlink.fields(step) | (command if last else {})
-            kind, end = wire.Kind.MODEL, flags if last else wire.Flags(0)
-            messages.append(
-                wire.pack(wire.Message(kind, SERVER, self.version, step.version, step.records or [], fields, flags=end))
-            )
-        return Parcel(messages, size, carries_model)
-
     def _resync(self, silo: int, asked_bytes: int) -> None:
         """The silo does not hold what that step starts from: send it the whole copy as it is now, and the command."""
         asked = self.asked.answered(silo, wire.Kind.RESYNC)
         now = self.sender.version
-        (message,) = self._pack([self.sender.whole()], asked.flags, asked.fields).messages
-        self.held[silo] = now
+        message = self.outbox.whole(silo, asked.fields, asked.flags, self.version)
         self.asked.add(silo, Command(now, asked.flags, asked.fields))
         if asked.flags & wire.Flags.TRAIN:
             self.tasks[silo].version = now
@@ -452,7 +434,10 @@ class Server:
         folded = time.perf_counter()
         self.row["decode_seconds"] += decoded - started
         self.row["aggregate_seconds"] += folded - decoded
-        self._note_update(silo, waiting, task, decoded - started, staleness)
+        self._keep_state(silo, task)
+        self._note_update(
+            waiting, task, staleness, decode_seconds=decoded - started, aggregate_seconds=folded - decoded
+        )
         # counters (BatchNorm's) have no mean: the largest one is what the silo that trained most has counted
         return [np.maximum(a, b) for a, b in zip(integers, theirs, strict=True)] if integers else theirs
 
@@ -464,25 +449,13 @@ class Server:
         wanted = {task.version for task in self.tasks.values()}
         self.references = {version: kept for version, kept in self.references.items() if version in wanted}
 
-    def _note_update(self, silo: int, waiting: Waiting, task: Task, seconds: float, staleness: int) -> None:
-        self._keep_state(silo, task)
-        row = rows.update(waiting.message)
-        self.row["raw_up"] += row["raw_up"]
-        self.row["violations"] += row["violations"]
-        round_ = self.version + 1
-        self.records.add(
-            "silos",
-            round=round_,
-            silo=silo,
-            **row,
-            bytes_up=len(waiting.buffer),
-            bytes_down=task.size,
-            staleness=staleness,
-            decode_seconds=seconds,
-            arrival_seconds=waiting.time - (self.row_started - self.clock),
-        )
+    def _note_update(self, waiting: Waiting, task: Task, staleness: int, **seconds: float) -> None:
+        row = rows.update(waiting, task, self.version + 1, self.row_started - self.clock)
+        for key in ("payload_up", "raw_up", "violations"):
+            self.row[key] += row[key]
+        self.records.add("silos", **row, staleness=staleness, **seconds)
         for one in rows.tensors(self.layout, waiting.message.records):
-            self.records.add("tensors", round=round_, direction="up", silo=silo, **one)
+            self.records.add("tensors", round=row["round"], direction="up", silo=row["silo"], **one)
 
     def _commit(self, pending: list[Action]) -> None:
         self.row["seconds"] = time.perf_counter() - self.row_started
@@ -536,6 +509,8 @@ class Server:
             self.records.forget_evaluations({self.version})
             self.evaluations.begin(self.version, self.living)
             self.send_model(sorted(self.living), wire.Flags.EVALUATE, 0)
+        if self.overlapping:
+            self.failures.end([silo for silo in sorted(self.living) if self.asked.owes(silo)], self._now())
         while self.evaluations.pending():
             self._pump(None)
         # under the next label: a restart from the last checkpoint evaluates again and must not find these rows

@@ -128,7 +128,9 @@ class Silo:
             fields |= self._evaluate()
         if not message.flags & wire.Flags.TRAIN:
             return self._message(wire.Kind.EVALUATION, message.round, message.model_version, fields=fields)
-        return self._train(message, reference, fields)
+        answer = self._train(message, reference, fields)
+        answer.fields["busy_seconds"] = time.perf_counter() - started
+        return answer
 
     def _train(self, message: wire.Message, reference: State, fields: dict[str, float]) -> wire.Message:
         if self.client.wants_global_loss:

@@ -52,7 +52,7 @@ def take(server: Server, pending: list[Action]) -> checkpoint.State:
         "sender": sender,
         "living": sorted(server.living),
         "tasks": {str(silo): asdict(task) for silo, task in server.tasks.items()},
-        "held": {str(silo): version for silo, version in server.held.items()},
+        "held": {str(silo): version for silo, version in server.outbox.held.items()},
         "pending": [[type(action).__name__, asdict(action)] for action in pending],
         "silo_labels": {str(silo): label for silo, label in labels.items()},
         "evaluated_version": server.evaluations.latest,
@@ -72,7 +72,7 @@ def restore(server: Server, state: checkpoint.State) -> list[Action]:
     server.algorithm.restore(_part(state.arrays, "algorithm-"))
     server.references = {int(k): array for k, array in _part(state.arrays, "reference-").items()}
     server.sender.restore(_part(state.arrays, "downlink-"), meta["sender"])
-    server.held = {int(silo): version for silo, version in meta["held"].items()}
+    server.outbox.held = {int(silo): version for silo, version in meta["held"].items()}
     server.scheduler.restore(meta["scheduler"])
     server.clock = time.perf_counter() - meta["time"]
     server.row_started = time.perf_counter()
@@ -82,7 +82,8 @@ def restore(server: Server, state: checkpoint.State) -> list[Action]:
     server.restored = dict(server.silo_labels)
     server.evaluations.latest = meta["evaluated_version"]
     server.evaluations.incomplete = set(meta["incomplete"])
-    server.charged = {int(silo): count for silo, count in meta["charged"].items()}
+    for silo, count in meta["charged"].items():
+        server.charged[int(silo)] = max(count, server.charged.get(int(silo), 0))
     if server.guard is not None:
         server.guard.restore(meta["guard"])
     server.records.restore(server.version)

@@ -180,11 +180,15 @@ def _calibrate(scenario: Any, inputs: dict[str, Path], arguments: argparse.Names
 
 def _train(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace) -> Artifact | None:
     from fedbound import artifacts
-    from fedbound.federation import stage
+    from fedbound.federation import watch
 
     out: Path = arguments.out
     if arguments.checkpoint_every < 1:
         raise InputError(f"--checkpoint-every: {arguments.checkpoint_every} is refused: give at least 1")
+    if arguments.transport == "mpi":
+        watch.begin()  # before torch and MPI are there
+    from fedbound.federation import stage
+
     return stage.run(
         scenario,
         inputs,

@@ -98,19 +98,24 @@ def _latest(folder: Path) -> int:
 
 
 def _ranks(out: str) -> list[int]:
-    """Processes of the job that writes `out`, in rank order; other jobs on the machine are none of our business."""
+    """Processes of the job that writes `out`, in rank order; other jobs on the machine are none of our business.
+
+    Each rank is the child of a process that watches it, with the same command line.
+    """
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             line = (entry / "cmdline").read_bytes().split(b"\0")
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             environ = dict(x.split(b"=", 1) for x in (entry / "environ").read_bytes().split(b"\0") if b"=" in x)
         except (OSError, ValueError):
             continue
         if out.encode() in line and b"mpi4py" in line and b"PMI_RANK" in environ:
-            found.append((int(environ[b"PMI_RANK"]), int(entry.name)))
-    return [pid for _, pid in sorted(found)]
+            found.append((int(environ[b"PMI_RANK"]), int(entry.name), parent))
+    pids = {pid for _, pid, _ in found}
+    return [pid for _, pid, parent in sorted(found) if parent in pids]
 
 
 def _gone(pids: list[int]) -> None:

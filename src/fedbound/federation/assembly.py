@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +23,9 @@ from fedbound.federation.algorithms import Algorithm, Client
 from fedbound.federation.failures import Failures
 from fedbound.federation.guard import Guard
 from fedbound.federation.ledger import Ledger
+from fedbound.federation.outbox import Exchange
 from fedbound.federation.records import Records
-from fedbound.federation.server import Exchange, Server
+from fedbound.federation.server import Server
 from fedbound.federation.silo import Silo
 from fedbound.federation.transports import Transport
 from fedbound.federation.transports.local import LocalTransport
@@ -181,8 +182,18 @@ class Assembly:
             Ledger(ledger.path(folder.parent, number) if folder else None),
         )
 
-    def server(self, transport: Transport, folder: Path | None = None, checkpoint_every: int = 1) -> Server:
-        """The server on `transport`; its checkpoints and the log of its records go to `folder`."""
+    def server(
+        self,
+        transport: Transport,
+        folder: Path | None = None,
+        checkpoint_every: int = 1,
+        absent: Mapping[int, str] | None = None,
+    ) -> Server:
+        """The server on `transport`; its checkpoints and the log of its records go to `folder`.
+
+        Args:
+            absent: silo -> why it takes no part any more.
+        """
         scheduler = self.scheduler()
         return Server(
             self.layout,
@@ -198,6 +209,7 @@ class Assembly:
             Failures(self.training.on_failure, self.training.least_silos, self.training.silo_timeout),
             None if self.exchange.guard is None else Guard(self.exchange.guard),
             {silo: ledger.releases(folder.parent, silo) for silo in range(transport.silos)} if folder else None,
+            absent,
         )
 
     def _perturbation(self, number: int) -> perturb.Perturbation | None:

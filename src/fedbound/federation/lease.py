@@ -51,7 +51,7 @@ class Lease:
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
         self.owner = self._acquire(time.monotonic() + wait_seconds)
-        self.folder = self.root / f"epoch-{self.owner.epoch:04d}"
+        self.folder = epoch_folder(self.root, self.owner.epoch)
         self.folder.mkdir(exist_ok=True)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -120,6 +120,11 @@ def verify(root: Path, epoch: int) -> None:
     newest = latest_epoch(root)
     if newest > epoch:
         raise LeaseError(f"a newer job (epoch {newest}) took over the checkpoints in {root}; this one stops")
+
+
+def epoch_folder(root: Path, epoch: int) -> Path:
+    """Where the checkpoints of one owner lie."""
+    return root / f"epoch-{epoch:04d}"
 
 
 def latest_epoch(root: Path) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fedbound.codecs import wire
 from fedbound.exchange import downlink
 from fedbound.exchange.layout import Layout
+from fedbound.exchange.uplink import Receiver
 
 SERVER = -1
 
@@ -27,6 +28,14 @@ class Parcel:
     size: int
     payload: int
     raw: int
+
+
+@dataclass
+class Exchange:
+    """The server's ends of the exchange."""
+
+    sender: downlink.Sender
+    receiver: Receiver
 
 
 class Outbox:

@@ -13,23 +13,21 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from fedbound.codecs import wire
 from fedbound.errors import FederationError, MessageError
-from fedbound.exchange import downlink
 from fedbound.exchange.bounds import ALL_SILOS
 from fedbound.exchange.layout import Layout, State
-from fedbound.exchange.uplink import Receiver
 from fedbound.federation import checkpoint, rows, snapshot
 from fedbound.federation.algorithms import Algorithm, Contribution
 from fedbound.federation.desk import NO_LABEL, Asked, BreachError, Command, Evaluations, Task, Waiting
 from fedbound.federation.failures import Failures
 from fedbound.federation.guard import Guard
-from fedbound.federation.outbox import SERVER, Outbox
+from fedbound.federation.outbox import SERVER, Exchange, Outbox
 from fedbound.federation.records import Records
 from fedbound.federation.schedulers import (
     Action,
@@ -49,14 +47,6 @@ from fedbound.federation.schedulers import (
 from fedbound.federation.transports import Transport
 
 
-@dataclass
-class Exchange:
-    """The server's ends of the exchange."""
-
-    sender: downlink.Sender
-    receiver: Receiver
-
-
 class Server:
     """The federation's server. Owns the global model, its version, the scheduler and the run's records.
 
@@ -74,6 +64,7 @@ class Server:
         failures: what is done about silos that fail, stall or send garbage.
         guard: moves the bounds as accuracy holds or not; None: they stay as they are.
         released: silo -> noised updates of earlier starts, whether or not a checkpoint knows of them.
+        absent: silo -> why it takes no part any more.
     """
 
     def __init__(
@@ -91,6 +82,7 @@ class Server:
         failures: Failures | None = None,
         guard: Guard | None = None,
         released: Mapping[int, int] | None = None,
+        absent: Mapping[int, str] | None = None,
     ):
         self.layout = layout
         self.model = model
@@ -106,6 +98,7 @@ class Server:
         self.checkpoint_every = checkpoint_every
         self.failures = failures or Failures()
         self.guard = guard
+        self.absent = dict(absent or {})
         self.version = 0
         self.resumed_from = -1
         self.finished = False
@@ -138,15 +131,16 @@ class Server:
             actions = snapshot.restore(self, resume)
         else:
             actions = self.scheduler.handle(Start(self.transport.silos, self._now()))
+        for silo, why in sorted(self.absent.items()):
+            self._lose(silo, why)
         while not self.finished:
             self._carry_out(actions)
             if not self.finished:
                 actions = self.scheduler.handle(self._next_event())
         self._evaluate_final()
-        for silo in range(self.transport.silos):
-            self.transport.send(
-                silo, wire.pack(wire.Message(wire.Kind.STOP, SERVER, self.version, self.version, [], {}))
-            )
+        stop = wire.pack(wire.Message(wire.Kind.STOP, SERVER, self.version, self.version, [], {}))
+        for silo in sorted(set(range(self.transport.silos)) - self.absent.keys()):
+            self.transport.send(silo, stop)
         self.transport.close(sorted(set(range(self.transport.silos)) - self.living))
         return self.model
 
@@ -315,9 +309,8 @@ class Server:
 
     def _dispatch(self, silos: Sequence[int], steps: int) -> None:
         """Send the current model to `silos` for training, and to the others too when they are to evaluate it."""
-        silos = [
-            silo for silo in silos if silo in self.living
-        ]  # who was lost meanwhile: the scheduler hears of it next
+        # the scheduler hears next of those who were lost meanwhile
+        silos = [silo for silo in silos if silo in self.living]
         due = self.version % self.evaluate_every == 0 and self.evaluations.latest < self.version
         if due:
             self.evaluations.begin(self.version, self.living)

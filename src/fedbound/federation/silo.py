@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from fedbound.models.training import LocalResult
 
 NO_LABEL = -1
-# what training, a codec or a damaged checkpoint may raise: the server hears of it and decides
+# what training, a user's own model, a codec or a damaged checkpoint may raise: the server hears of it and decides
 _FAILURES = (
-    FedboundError, ValueError, KeyError, TypeError, OSError, ArithmeticError, RuntimeError, MemoryError,
-    zipfile.BadZipFile,
+    FedboundError, ValueError, LookupError, TypeError, OSError, ArithmeticError, RuntimeError, MemoryError,
+    AssertionError, AttributeError, NameError, ImportError, EOFError, zipfile.BadZipFile,
 )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ class Silo:
         except LeaseError:
             raise  # another job works on this run: this one must end
         except _FAILURES as error:
-            text = str(error) or type(error).__name__
+            text = str(error) if isinstance(error, FedboundError) else f"{type(error).__name__}: {error}"
             return wire.pack(self._message(wire.Kind.FAILURE, 0, 0, text=text))
 
     def _answer(self, buffer: bytes | bytearray | memoryview) -> bytearray | None:
@@ -264,7 +264,7 @@ def serve(
         send: sends a silo's answer to the server.
     """
     stopped: set[int] = set()
-    while True:
+    while silos:
         started = time.perf_counter()
         number, buffer = receive()
         if wire.peek(buffer).kind == wire.Kind.STOP:

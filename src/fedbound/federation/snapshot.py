@@ -99,7 +99,7 @@ def _restore_tasks(server: Server, tasks: dict[str, Any], waiting: dict[str, np.
         server.waiting[int(name)] = Waiting(buffer, wire.unpack(buffer, limits=server.limits), server._now())
         server.tasks[int(name)] = Task(**tasks[name])
     for name, values in tasks.items():
-        if name not in waiting and int(name) in server.living:
+        if name not in waiting and int(name) in server.living - server.absent.keys():
             server.send_model([int(name)], wire.Flags.TRAIN | wire.Flags.CHECKPOINT, values["steps"])
 
 

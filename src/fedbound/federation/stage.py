@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 from fedbound import artifacts, study
 from fedbound.artifacts import Artifact
 from fedbound.errors import InputError
-from fedbound.federation import checkpoint, records
+from fedbound.federation import checkpoint, records, watch
 from fedbound.federation.assembly import Assembly
-from fedbound.federation.lease import Lease
+from fedbound.federation.lease import Lease, epoch_folder
 from fedbound.federation.server import Server
 from fedbound.federation.silo import peak_memory, serve
 from fedbound.federation.transports import Transport, mpi
+
+_LAST_SECONDS = 60.0  # that the rank of a lost silo has to end its work by itself
 
 
 def run(
@@ -58,14 +61,24 @@ def run(
         _serve_silos(assembly, comm, checkpoint_every)
         return None
     lease = Lease(guarded, wait_seconds)
+    absent = _absent(scenario, lease)
     resume = checkpoint.adopt(lease, range(scenario.data.silos))
-    _announce(comm, str(lease.folder))
+    announcement = {"root": str(lease.root), "epoch": lease.epoch, "absent": sorted(absent)}
+    _announce(comm, announcement)
+    watch.tell(watch.Rank(str(lease.root), lease.epoch, 0, []))
     transport_ = mpi.MpiTransport(comm, scenario.data.silos)
-    artifact = _complete(scenario, assembly, transport_, lease, resume, checkpoint_every, write)
-    if len(artifact.tables["failures"]["silo"].values) and "failed" in set(artifact.tables["failures"]["kind"].values):
-        # a silo that was given up may be in the middle of a send that nobody takes any more, and would never end
-        comm.Abort(0)
+    artifact, server = _complete(scenario, assembly, transport_, lease, resume, checkpoint_every, write, absent)
+    lost = set(range(scenario.data.silos)) - server.living - absent.keys()
+    if not transport_.farewell(server.failures.timeout or _LAST_SECONDS if lost else None):
+        comm.Abort(0)  # the artifact is complete; a silo that stalls would hold up the end of MPI for ever
     return artifact
+
+
+def _absent(scenario: study.TrainScenario, lease: Lease) -> dict[int, str]:
+    """Silos that take no part: their process died in an earlier start, and the policy is to go on without them."""
+    if scenario.training.on_failure != "drop":
+        return {}
+    return watch.lost(lease.root, range(scenario.data.silos))
 
 
 def _guard(scenario: study.TrainScenario, bounds: Artifact | None) -> str:
@@ -94,22 +107,28 @@ def _refuse_foreign(bounds: Artifact, scenario: study.TrainScenario, path: Path)
 
 
 def _serve_silos(assembly: Assembly, comm: Any, checkpoint_every: int) -> None:
-    folder = Path(_announce(comm, ""))
-    numbers = mpi.hosted(comm.rank, comm.size, assembly.data.silos)
-    silos = {number: assembly.silo(number, folder, checkpoint_every) for number in numbers}
+    said = _announce(comm, {})
+    root, epoch = Path(said["root"]), said["epoch"]
+    numbers = [n for n in mpi.hosted(comm.rank, comm.size, assembly.data.silos) if n not in said["absent"]]
+    watch.tell(watch.Rank(str(root), epoch, comm.rank, numbers))
+    silos = {number: assembly.silo(number, epoch_folder(root, epoch), checkpoint_every) for number in numbers}
     endpoint = mpi.MpiEndpoint(comm)
     serve(silos, endpoint.receive, endpoint.send)
+    endpoint.close()
 
 
-def _announce(comm: Any, text: str) -> str:
-    """Broadcast a short text from the server as bytes."""
+def _announce(comm: Any, said: dict[str, Any]) -> dict[str, Any]:
+    """Broadcast the server's JSON object as bytes."""
     import numpy as np
 
-    buffer = np.zeros(4096, np.uint8)
-    raw = np.frombuffer(text.encode(), np.uint8)
-    buffer[: len(raw)] = raw
-    comm.Bcast(buffer, root=0)
-    return buffer.tobytes().rstrip(b"\0").decode()
+    raw = np.frombuffer(json.dumps(said).encode(), np.uint8).copy()
+    length = np.array([len(raw)], np.int64)
+    comm.Bcast(length, root=0)
+    if comm.rank:
+        raw = np.empty(int(length[0]), np.uint8)
+    comm.Bcast(raw, root=0)
+    found: dict[str, Any] = json.loads(raw.tobytes())
+    return found
 
 
 def _serve_locally(
@@ -122,9 +141,8 @@ def _serve_locally(
 ) -> Artifact:
     lease = Lease(checkpoints, wait_seconds)
     resume = checkpoint.adopt(lease, range(scenario.data.silos))
-    return _complete(
-        scenario, assembly, assembly.local(None, lease.folder, checkpoint_every), lease, resume, checkpoint_every, write
-    )
+    transport = assembly.local(None, lease.folder, checkpoint_every)
+    return _complete(scenario, assembly, transport, lease, resume, checkpoint_every, write)[0]
 
 
 def _complete(
@@ -135,8 +153,9 @@ def _complete(
     resume: checkpoint.State | None,
     checkpoint_every: int,
     write: Callable[[Artifact], None],
-) -> Artifact:
-    server = assembly.server(transport, lease.folder, checkpoint_every)
+    absent: Mapping[int, str] | None = None,
+) -> tuple[Artifact, Server]:
+    server = assembly.server(transport, lease.folder, checkpoint_every, absent)
     if resume is not None:
         print(f"resuming after round {resume.label}", flush=True)
     done = False
@@ -151,7 +170,7 @@ def _complete(
         if done:
             with contextlib.suppress(OSError):  # the folder above is shared with other scenarios of the same name
                 lease.root.parent.rmdir()
-    return artifact
+    return artifact, server
 
 
 def _artifact(scenario: study.TrainScenario, assembly: Assembly, server: Server) -> Artifact:

@@ -1,7 +1,7 @@
 """Silos as MPI ranks: rank 0 is the server, the other ranks hold the silos. Point-to-point bytes, no pickle.
 
-The tag of a message is its silo's number + 1, so that one rank can hold several silos. Tag 0 is that of a rank which
-fails and says why (`last_words.py`).
+The tag of a message is its silo's number + 1, so that one rank can hold several silos. Tag 0 is that of a rank's
+last message: empty where all is well; of a rank that fails, why (`last_words.py`).
 
 Waiting polls with a growing pause: a blocking receive spins and takes a whole core from a training neighbour, while a
 fixed pause of a millisecond costs more than it saves in short rounds.
@@ -20,7 +20,8 @@ from fedbound.errors import FederationError, InputError
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm as Comm
 
-FAILED = 0  # tag of the last message of a rank that fails
+FAILED = 0  # tag of a rank's last message; empty where it has not failed
+_RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 _FIRST_PAUSE = 20e-6
 _LONGEST_PAUSE = 1e-3
 
@@ -63,10 +64,8 @@ def hosted(rank: int, ranks: int, silos: int) -> range:
 
 def rank_hint() -> int | None:
     """This process's rank as its launcher tells it, without MPI; None where there is no launcher."""
-    for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return None
+    found = (os.environ.get(name, "") for name in _RANKS)
+    return next((int(text) for text in found if text.isdigit()), None)
 
 
 def loaded() -> Comm | None:
@@ -106,27 +105,53 @@ class MpiTransport:
         self.silos = silos
         self.host = {silo: rank for rank in range(1, comm.size) for silo in hosted(rank, comm.size, silos)}
         self.sending: list[tuple[Any, int, bytearray]] = []
+        self.over: set[int] = set()  # ranks that have ended their work
 
     def send(self, silo: int, message: bytearray) -> None:
         self.sending = [(request, to, kept) for request, to, kept in self.sending if not request.Test()]
         self.sending.append((self.comm.Isend(as_bytes(message), dest=self.host[silo], tag=silo + 1), silo, message))
 
     def receive(self, timeout: float | None = None) -> tuple[int, Any] | None:
-        received = _poll(self.comm, timeout)
-        if received is None:
-            return None
-        rank, silo, buffer = received
-        if silo + 1 == FAILED:
-            raise _failure(rank, buffer)
-        if self.host.get(silo) != rank:
-            raise FederationError(f"rank {rank} sent a message for silo {silo}, which it does not hold")
-        return silo, buffer
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (received := _poll(self.comm, deadline)) is not None:
+            rank, silo, buffer = received
+            if silo + 1 == FAILED:
+                self._ended(rank, buffer)
+                continue
+            if self.host.get(silo) != rank:
+                raise FederationError(f"rank {rank} sent a message for silo {silo}, which it does not hold")
+            return silo, buffer
+        return None
+
+    def _ended(self, rank: int, last: bytearray) -> None:
+        if last:
+            raise _failure(rank, last)
+        self.over.add(rank)
 
     def close(self, lost: Sequence[int] = ()) -> None:
         for request, silo, _ in self.sending:
             if silo not in lost:
                 request.Wait()
         self.sending = [one for one in self.sending if one[1] in lost]  # their buffers must outlive this
+
+    def farewell(self, seconds: float | None) -> bool:
+        """Wait until every rank has ended its work, and take what lost silos still send, unread.
+
+        Args:
+            seconds: how long; None where no silo was lost, so that every rank will.
+
+        Returns:
+            Whether all did. A rank that stalls would hold up the end of MPI for ever.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while len(self.over) < self.comm.size - 1:
+            received = _poll(self.comm, deadline)
+            if received is None:
+                return False
+            rank, silo, buffer = received
+            if silo + 1 == FAILED:
+                self._ended(rank, buffer)
+        return True
 
 
 class MpiEndpoint:
@@ -143,27 +168,29 @@ class MpiEndpoint:
     def send(self, silo: int, message: bytearray) -> None:
         self.comm.Send(as_bytes(message), dest=0, tag=silo + 1)
 
+    def close(self) -> None:
+        """Tell the server that this rank's work is over."""
+        self.comm.Send(as_bytes(bytearray()), dest=0, tag=FAILED)
 
-def _poll(comm: Comm, timeout: float | None) -> tuple[int, int, bytearray] | None:
-    """Rank that it comes from, silo that it is of or for, and bytes of the next message."""
-    from mpi4py import MPI
 
-    deadline = None if timeout is None else time.monotonic() + timeout
+def _poll(comm: Comm, deadline: float | None) -> tuple[int, int, bytearray] | None:
+    """Rank that it comes from, silo that it is of or for, and bytes of the next message; None after the deadline."""
     pause = _FIRST_PAUSE
-    while (received := take(comm, MPI.ANY_TAG)) is None:
+    while (received := take(comm)) is None:
         if deadline is not None and time.monotonic() >= deadline:
             return None
-        time.sleep(pause)
+        left = pause if deadline is None else deadline - time.monotonic()
+        time.sleep(max(0.0, min(pause, left)))
         pause = min(pause * 1.5, _LONGEST_PAUSE)
     return received
 
 
-def take(comm: Comm, tag: int) -> tuple[int, int, bytearray] | None:
+def take(comm: Comm, tag: int | None = None) -> tuple[int, int, bytearray] | None:
     """Rank, silo and bytes of a message with this tag, if one is there."""
     from mpi4py import MPI
 
     status = MPI.Status()
-    matched = comm.Improbe(MPI.ANY_SOURCE, tag, status)
+    matched = comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG if tag is None else tag, status)
     if matched is None:
         return None
     buffer = bytearray(status.Get_count(MPI.BYTE))

@@ -321,10 +321,13 @@ SIMULATION_ROUNDS = Schema(
         "compute": _seconds("mean over clients: decoding the model, evaluation, training"),
         "codec": _seconds("mean over clients: encoding"),
         "upload": _seconds("mean over clients: update ready to update received"),
+        "wait": _seconds("mean over clients: update received to the last one of its aggregation received"),
         "server": _seconds("server time after the last arrival: decoding and folding"),
         "slowest": _i("1", "client that arrived last", measured=True),
         "clients": _i("1", "updates folded", measured=True),
         "staleness": _f("1", "mean over clients: versions the model aged while they worked", measured=True),
+        "up_bytes": _f("byte", "the updates folded, headers included", measured=True),
+        "down_bytes": _f("byte", "the models that they started from, headers included", measured=True),
     }
 )
 

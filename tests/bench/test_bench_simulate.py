@@ -37,7 +37,7 @@ def test_simgrid_is_given_up_after_its_time(monkeypatch: pytest.MonkeyPatch) -> 
 
     def measure(folder: Path, clients: int, strategy: str, link: str, engine: str, patience: float | None) -> object:
         asked.append((engine, clients))
-        figures = dict.fromkeys(("wall", "cpu", "memory", "events", "updates", "simulated"), 1.0)
+        figures = dict.fromkeys(("wall", "cpu", "memory", "events", "updates", "simulated", "load"), 1.0)
         return None if (engine, clients) == ("simgrid", 1000) else (figures, simulate.np.ones(3))
 
     monkeypatch.setattr(simulate, "_measure", measure)

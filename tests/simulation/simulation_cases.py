@@ -13,7 +13,7 @@ import pytest
 
 from fedbound.federation import schedulers
 from fedbound.federation.schedulers import Action, Aggregate, Arrived, Dispatch, Event, Finish, SetTimer, Start, Timer
-from fedbound.simulation import SERVER, Availability, Change, Churn, Result, Star, Workload, simulate
+from fedbound.simulation import SERVER, Availability, Change, Churn, Result, Star, Workload, engines, simulate
 
 MODEL_BYTES = 38_123_587
 TEN_GIGABIT = 1.25e9  # bytes/s
@@ -63,7 +63,7 @@ class Case:
     scheduler: Callable[[], schedulers.Scheduler]
     availability: Availability | None
 
-    def run(self, engine: str = "fluid") -> Result:
+    def run(self, engine: str | engines.Maker = "fluid") -> Result:
         return simulate(self.workload, self.star, self.scheduler(), engine, self.availability)
 
 

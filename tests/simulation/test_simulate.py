@@ -177,6 +177,15 @@ def test_parts_of_a_round_add_up() -> None:
     assert only.download + only.compute + only.codec + only.upload + only.server == pytest.approx(only.seconds)
 
 
+def test_parts_are_means_that_add_up_whatever_the_number_of_clients() -> None:
+    """From dispatch, 0 here, to the new model; who arrives early waits."""
+    one = simulate(*random_star(8, 30), sync()).rounds[0]
+    assert one.wait > 0
+    assert one.download + one.compute + one.codec + one.upload + one.wait + one.server == pytest.approx(one.end)
+    workload = random_star(8, 30)[0]
+    assert (one.up_bytes, one.down_bytes) == (workload.up_bytes.sum(), workload.down_bytes.sum())
+
+
 # ---- properties -----------------------------------------------------------------------------------------------------
 
 

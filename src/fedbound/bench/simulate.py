@@ -4,7 +4,7 @@ The workload is heterogeneous (lognormal training times and bandwidths), since e
 30 s and client links of 100 Mb/s at the median, sigma 0.5 each; a model of 38,123,587 bytes each way; 10 ms latency;
 a server link of 10 Gb/s that all share, or one that is no bottleneck; 0.1 ms to fold an update. One synchronous round,
 or as many updates as clients. Each case runs in a process of its own, which tells its peak memory; processor time is
-that of the simulation, the drawing of the population aside.
+that of the simulation, the drawing of the population and the loading of the compiled engine aside.
 
 SimGrid runs the same scheduler by the same driver, on ever more clients until a case takes more than 60 s. Its figures
 hold the pipe to its process, as a user would see them.
@@ -109,22 +109,36 @@ def _case(setting: dict[str, Any]) -> None:
         "compass": (count, {}),
     }[setting["strategy"]]
     scheduler = schedulers.get(setting["strategy"], rounds=rounds, **options)
+    load = _load(count) if setting["engine"] == "fluid" else 0.0
     wall, cpu = time.perf_counter(), _processor_seconds()
     result = simulate(workload, star, scheduler, setting["engine"])
     wall = time.perf_counter() - wall
     cpu = _processor_seconds() - cpu
     memory = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    ends = [r.end for r in result.rounds]
-    np.save(setting["out"], np.concatenate([ends, result.arrivals[~np.isnan(result.arrivals)]]))
+    np.save(setting["out"], np.concatenate([result.rounds.column("end"), result.arrivals[~np.isnan(result.arrivals)]]))
     figures = {
         "wall": wall,
         "cpu": cpu,
         "memory": memory * 1024,  # Linux reports KiB
         "events": result.events,
-        "updates": sum(r.clients for r in result.rounds),
+        "updates": int(result.rounds.column("clients").sum()),
         "simulated": result.seconds,
+        "load": load,
     }
     print(json.dumps(figures))
+
+
+def _load(count: int) -> float:
+    """Load the compiled engine, and compile it where that has not been done: processor seconds, once a process."""
+    from fedbound.federation import schedulers
+    from fedbound.simulation import Star, Workload, simulate
+    from fedbound.simulation.engines import fluid
+
+    before = _processor_seconds()
+    star = Star(1e9, 1e9, np.ones(2), 0.0)
+    maker = type(fluid.make(Star(1e9, 1e9, np.ones(count), 0.0)))
+    simulate(Workload(np.ones(2), 0, 0, 1, 1), star, schedulers.get("sync", rounds=1), maker)
+    return _processor_seconds() - before
 
 
 def _processor_seconds() -> float:
@@ -135,7 +149,7 @@ def _processor_seconds() -> float:
 
 
 def _rows(case: str, peer: str, figures: dict[str, float]) -> list[Row]:
-    units = {"wall": "s", "cpu": "s", "memory": "byte", "events": "1", "updates": "1", "simulated": "s"}
+    units = {"wall": "s", "cpu": "s", "memory": "byte", "events": "1", "updates": "1", "simulated": "s", "load": "s"}
     found = [Row(BENCH, case, peer, key, figures[key], unit) for key, unit in units.items()]
     return [*found, Row(BENCH, case, peer, "event_rate", figures["events"] / figures["cpu"], "1/s")]
 
@@ -173,12 +187,30 @@ def _summary(rows: Sequence[Row]) -> list[Row]:
 
 
 def _scales(rows: Sequence[Row]) -> list[int]:
-    return sorted({int(row.case.split(", ")[2].split()[0]) for row in rows if row.metric == "wall"})
+    return sorted({_clients(row.case) for row in rows if row.metric == "wall"})
+
+
+def _clients(case: str) -> int:
+    """The number of clients in a `label`."""
+    return int(case.split(", ")[2].split()[0])
 
 
 def table(rows: Sequence[Row]) -> str:
     """One line for each case, SimGrid's figures to the right."""
-    head = ("case", "wall s", "cpu s", "MB", "us/event", "simulated s", "SimGrid s", "MB", "faster x", "difference")
+    head = (
+        "case",
+        "wall s",
+        "cpu s",
+        "MB",
+        "1000 events/s",
+        "us/event",
+        "us/log2 N",
+        "simulated s",
+        "SimGrid s",
+        "MB",
+        "faster x",
+        "difference",
+    )
     lines = []
     for case in dict.fromkeys(row.case for row in rows if row.metric == "wall"):
         theirs = find(rows, "wall", case, PEER)
@@ -197,7 +229,9 @@ def table(rows: Sequence[Row]) -> str:
                 case,
                 *(f"{find(rows, key, case):.2f}" for key in ("wall", "cpu")),
                 f"{find(rows, 'memory', case) / 1e6:.0f}",
+                f"{find(rows, 'event_rate', case) / 1e3:.0f}",
                 f"{1e6 / find(rows, 'event_rate', case):.1f}",
+                f"{1e6 / find(rows, 'event_rate', case) / math.log2(_clients(case)):.2f}",
                 f"{find(rows, 'simulated', case):.1f}",
                 *compared,
             )

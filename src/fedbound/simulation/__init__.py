@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fedbound.simulation.availability import Availability, Churn, Trace
-from fedbound.simulation.driver import Result, Round, simulate
+from fedbound.simulation.driver import Result, simulate
 from fedbound.simulation.platform import SERVER, Change, Direction, Star
+from fedbound.simulation.rounds import Round, Rounds
 from fedbound.simulation.workload import Workload
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Direction",
     "Result",
     "Round",
+    "Rounds",
     "Star",
     "Trace",
     "Workload",

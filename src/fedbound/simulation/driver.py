@@ -42,46 +42,10 @@ from fedbound.simulation.admission import Admission
 from fedbound.simulation.availability import Availability
 from fedbound.simulation.engines import Engine
 from fedbound.simulation.platform import Direction, Star
+from fedbound.simulation.rounds import Round, Rounds
 from fedbound.simulation.workload import Workload
 
 _IDLE, _BUSY, _WAITING = 0, 1, 2  # a client: without work, at work or on its way; its update waits at the server
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One aggregation. Parts are means over its clients, all in seconds.
-
-    Attributes:
-        round: from 1.
-        start: when the first of its models was dispatched.
-        end: when the new model was ready.
-        download: from dispatch to model received; the server's queue and the latency are in it.
-        compute: decoding the model, evaluation, training and what else the client does.
-        codec: encoding.
-        upload: from update ready to update received.
-        server: from the last arrival to the new model.
-        slowest: client that arrived last.
-        clients: number of updates folded.
-        staleness: mean number of versions that the model aged while its clients worked.
-        work: local steps folded, over the workload's `steps`; as many as clients where the scheduler leaves them alone.
-    """
-
-    round: int
-    start: float
-    end: float
-    download: float
-    compute: float
-    codec: float
-    upload: float
-    server: float
-    slowest: int
-    clients: int
-    staleness: float
-    work: float
-
-    @property
-    def seconds(self) -> float:
-        return self.end - self.start
 
 
 @dataclass(frozen=True)
@@ -104,7 +68,7 @@ class Result:
         engine: which engine ran, and why it is valid.
     """
 
-    rounds: list[Round]
+    rounds: Rounds
     seconds: float
     arrivals: np.ndarray
     tasks: np.ndarray
@@ -123,7 +87,7 @@ def simulate(
     workload: Workload,
     platform: Star,
     scheduler: Scheduler,
-    engine: str | dict[str, Any] = "fluid",
+    engine: str | dict[str, Any] | engines.Maker = "fluid",
     availability: Availability | None = None,
     work: float | None = None,
 ) -> Result:
@@ -133,7 +97,7 @@ def simulate(
         workload: costs of n clients.
         platform: network of the same n clients.
         scheduler: from `fedbound.federation.schedulers.get`, fresh; it is used up.
-        engine: a registered engine's name, or a choice `{"name": ..., **options}`.
+        engine: a registered engine's name, a choice `{"name": ..., **options}`, or what makes an engine of a platform.
         availability: when clients are away; None for never.
         work: end with the aggregation that brings the work of all rounds to this, though the scheduler would go on;
             None for its own end.
@@ -200,7 +164,8 @@ class _Federation:
         self.departures = 0
         self.encoded_version = -1
         self.timer_keys: list[int] = []
-        self.rounds: list[Round] = []
+        self.rounds = Rounds()
+        self.version = 0  # of the model: aggregations so far
         self.finished = False
 
     def run(self) -> Result:
@@ -213,7 +178,7 @@ class _Federation:
         self.engine.run(self.received, self.due)
         if not self.finished:
             raise FedboundError(
-                f"the simulated federation came to a halt at {self.engine.now:g} s, after {len(self.rounds)} "
+                f"the simulated federation came to a halt at {self.engine.now:g} s, after {self.version} "
                 f"aggregations: scheduler {type(self.scheduler).__name__!r} waits for what never happens"
             )
         return self.result()
@@ -331,7 +296,7 @@ class _Federation:
 
     def dispatch(self, silos: Sequence[int], steps: int) -> None:
         start = self.occupy(0.0)
-        version = len(self.rounds)
+        version = self.version
         if self.encoded_version < version:
             self.encoded_version = version
             self.occupy(self.workload.downlink_seconds)
@@ -352,12 +317,12 @@ class _Federation:
             self.request(Direction.DOWN, client, self.occupy(self.workload.message_seconds) - self.engine.now)
 
     def aggregate(self, silos: Sequence[int]) -> None:
-        members = np.asarray(silos, np.int64)
         self.use_up(silos)
-        end = self.occupy(len(members) * (self.workload.decode_seconds + self.workload.aggregate_seconds))
-        self.rounds.append(self.account(members, end))
+        end = self.occupy(len(silos) * (self.workload.decode_seconds + self.workload.aggregate_seconds))
+        work = self.account_one(silos[0], end) if len(silos) == 1 else self.account(silos, end)
+        self.version += 1
         if self.left is not None:
-            self.left -= self.rounds[-1].work
+            self.left -= work
             if self.left <= _ROUNDING:
                 self.act(Finish())
 
@@ -367,47 +332,53 @@ class _Federation:
                 raise ValueError(f"client {client} has no update that waits at the server")
             self.status[client] = _IDLE
 
-    def account(self, members: np.ndarray, end: float) -> Round:
-        if len(members) == 1:
-            return self.account_one(int(members[0]), end)
-        versions = _view(self.version_sent, np.int64)[members]
+    def account(self, silos: Sequence[int], end: float) -> float:
+        """Record an aggregation; returns the work that it folds."""
+        members = np.asarray(silos, np.int64)
         dispatched, downloaded = _view(self.dispatched)[members], _view(self.downloaded)[members]
         arrived, computing = _view(self.arrived)[members], _view(self.computing)[members]
         encode = self.workload.encode_seconds[members]
         last = int(arrived.argmax())
-        return Round(
-            round=len(self.rounds) + 1,
+        one = Round(
+            round=self.version + 1,
             start=float(dispatched.min()),
             end=end,
             download=float((downloaded - dispatched).mean()),
             compute=float(computing.mean()),
             codec=float(encode.mean()),
             upload=float((arrived - downloaded - computing - encode).mean()),
+            wait=float((arrived[last] - arrived).mean()),
             server=end - float(arrived[last]),
             slowest=int(members[last]),
             clients=len(members),
-            staleness=float(len(self.rounds) - versions.mean()),
+            staleness=float(self.version - _view(self.version_sent, np.int64)[members].mean()),
             work=float(_view(self.share)[members].sum()),
+            up_bytes=float(self.workload.up_bytes[members].sum()),
+            down_bytes=float(self.workload.down_bytes[members].sum()),
         )
+        self.rounds.append(one)
+        return one.work
 
-    def account_one(self, client: int, end: float) -> Round:
+    def account_one(self, client: int, end: float) -> float:
         """`account` of one client: where every update is aggregated alone, arrays of one cost a quarter of the time."""
         dispatched, downloaded, arrived = self.dispatched[client], self.downloaded[client], self.arrived[client]
-        computing, encode = self.computing[client], self.encode[client]
-        return Round(
-            round=len(self.rounds) + 1,
-            start=dispatched,
-            end=end,
-            download=downloaded - dispatched,
-            compute=computing,
-            codec=encode,
-            upload=arrived - downloaded - computing - encode,
-            server=end - arrived,
-            slowest=client,
-            clients=1,
-            staleness=float(len(self.rounds) - self.version_sent[client]),
-            work=self.share[client],
+        computing, encode, work = self.computing[client], self.encode[client], self.share[client]
+        upload = arrived - downloaded - computing - encode
+        times = (
+            self.version + 1,
+            dispatched,
+            end,
+            downloaded - dispatched,
+            computing,
+            encode,
+            upload,
+            0.0,
+            end - arrived,
         )
+        down, up = self.links
+        counts = (client, 1, self.version - self.version_sent[client], work, up.sizes[client], down.sizes[client])
+        self.rounds.add(times + counts)
+        return work
 
     def result(self) -> Result:
         end = self.occupy(0.0)

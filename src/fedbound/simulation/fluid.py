@@ -20,11 +20,11 @@ import numpy as np
 _IDLE, _SHARED, _CAPPED = 0, 1, 2
 _INF = math.inf
 # The gap between the two tolerances keeps a flow at the level from changing sides for ever.
-_CAP_FROM = 1 + 1e-12
-_SHARE_FROM = 1 + 1e-9
-_TOGETHER = 1e-9  # seconds: flows that end closer than this end together, as in SimGrid (precision/timing)
-_ROUNDING = 1e-14  # relative to the virtual time: its own few roundings, and no more
-_CLOCK_ROUNDING = 1e-15  # relative to the real time
+CAP_FROM = 1 + 1e-12
+SHARE_FROM = 1 + 1e-9
+TOGETHER = 1e-9  # seconds: flows that end closer than this end together, as in SimGrid (precision/timing)
+ROUNDING = 1e-14  # relative to the virtual time: its own few roundings, and no more
+CLOCK_ROUNDING = 1e-15  # relative to the real time
 _COMPACT_FROM = 1024
 
 _Heap = list[tuple[float, int, int]]
@@ -103,7 +103,7 @@ class SharedLink:
         done = []
         virtual_slack = self._slack() * self._level if self._shared else 0.0
         while top := self._top(self._shared_ends):
-            if top[0] > self._virtual + max(virtual_slack, _ROUNDING * abs(top[0])):
+            if top[0] > self._virtual + max(virtual_slack, ROUNDING * abs(top[0])):
                 break
             self._remove(top[1])
             done.append(top[1])
@@ -143,7 +143,7 @@ class SharedLink:
         self.next_end = self._find_next_end()
 
     def _slack(self) -> float:
-        return max(_TOGETHER, _CLOCK_ROUNDING * self._time)
+        return max(TOGETHER, CLOCK_ROUNDING * self._time)
 
     def _advance(self, time: float) -> None:
         if self._shared:
@@ -157,16 +157,16 @@ class SharedLink:
         """
         if self._shared:
             return max((self.capacity - self._capped_rate.value()) / self._shared_weight.value(), 0.0)
-        return _INF if self._capped_rate.value() <= self.capacity * _CAP_FROM else 0.0
+        return _INF if self._capped_rate.value() <= self.capacity * CAP_FROM else 0.0
 
     def _move_one(self) -> bool:
         self._level = level = self._water_level()
         top = self._top(self._to_cap)
-        if top and top[0] <= level * _CAP_FROM:
+        if top and top[0] <= level * CAP_FROM:
             self._cap_flow(top[1], self._remove(top[1]))
             return True
         top = self._top(self._to_share)
-        if top and -top[0] > level * _SHARE_FROM:
+        if top and -top[0] > level * SHARE_FROM:
             self._share_flow(top[1], self._remove(top[1]))
             return True
         return False

@@ -95,7 +95,7 @@ _MOST_AGGREGATIONS = 1000  # for each task of work: compass may give tasks of fe
 
 def _rounds(result: Result) -> Table:
     columns = schemas.SIMULATION_ROUNDS.fields
-    return schemas.SIMULATION_ROUNDS.columns({key: [getattr(r, key) for r in result.rounds] for key in columns})
+    return schemas.SIMULATION_ROUNDS.columns({key: result.rounds.column(key) for key in columns})
 
 
 def _timeline(result: Result) -> Table:
@@ -116,9 +116,9 @@ def _summary(
 ) -> Table:
     simulation, exchange = scenario.simulation, scenario.exchange
     bound = exchange.bound
-    folded = [r.clients for r in result.rounds]
-    updates = sum(folded)
-    work = sum(r.work for r in result.rounds)
+    folded = result.rounds.column("clients")
+    updates = int(folded.sum())
+    work = float(result.rounds.column("work").sum())
     epoch = result.seconds * simulation.clients / work if work else float("nan")
     target = simulation.target or 0.99 * float(run["rounds"]["accuracy"].max())
     epochs = epochs_to(run, target)
@@ -130,11 +130,11 @@ def _summary(
         "up_bytes": float(workload.up_bytes[0]),
         "down_bytes": float(workload.down_bytes[0]),
         "raw_bytes": raw_bytes(run),
-        "round_seconds": float(np.mean([r.seconds for r in result.rounds])) if result.rounds else float("nan"),
+        "round_seconds": float(result.rounds.column("seconds").mean()) if result.rounds else float("nan"),
         "epoch_seconds": epoch,
         "updates": updates,
         "update_rate": updates / result.seconds if result.seconds else float("nan"),
-        "staleness": float(np.average([r.staleness for r in result.rounds], weights=folded)) if updates else 0.0,
+        "staleness": float(np.average(result.rounds.column("staleness"), weights=folded)) if updates else 0.0,
         "target": target,
         "target_epochs": epochs,
         "target_seconds": epochs * epoch,

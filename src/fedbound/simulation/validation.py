@@ -115,7 +115,7 @@ def make_scheduler(choice: Mapping[str, Any], rounds: int, seed: int) -> Schedul
 
 
 def _median_round(result: Result) -> float:
-    return float(np.median([one.seconds for one in result.rounds]))
+    return float(np.median(result.rounds.column("seconds")))
 
 
 def _compared(quantity: str, predicted: float, no_contention: float, measured: float) -> dict[str, Any]:

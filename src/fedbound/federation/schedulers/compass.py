@@ -32,10 +32,11 @@ a silo that is out at the end is not awaited any more.
 from __future__ import annotations
 
 import bisect
+import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -95,14 +96,16 @@ class Group:
         latest: T_max, seconds.
         out: silos that have not answered; never empty between events.
         arrived: silos whose update waits.
-        fastest: seconds per step of its fastest member; None where that must be looked up.
+        speeds: heap of (seconds per step, silo): its members' now, and entries that are outdated.
+        release: when its fastest member, given Q_max steps at T_max, would come again, seconds.
     """
 
     expected: float
     latest: float
     out: set[int]
     arrived: set[int]
-    fastest: float | None = None
+    speeds: list[tuple[float, int]] = field(default_factory=list)
+    release: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ class Compass:
         self.tasks: dict[int, Task] = {}
         self.groups: dict[int, Group] = {}
         self.order: list[tuple[float, int]] = []  # (T_a, key) of the groups, sorted
+        self.releases: list[tuple[float, int]] = []  # (release, key) of the groups, sorted
         self.created = 0  # groups so far: the key of the next one
 
     def check(self, silos: int) -> None:
@@ -174,30 +178,27 @@ class Compass:
     def _arrived(self, silo: int, now: float) -> list[Action]:
         task = self._answered(silo)
         group = self.groups.get(task.group)
-        self._measure(silo, max(_LEAST, (now - task.since) / task.steps), group)
+        speed = max(_LEAST, (now - task.since) / task.steps)
+        beta, before = self.options.speed_momentum, self.speed.get(silo)
+        self.speed[silo] = speed if before is None else (1 - beta) * before + beta * speed
         if group is None:  # the silo's first update, or a late one
             return self._proceed({silo}, now)
         group.arrived.add(silo)
         return self._lost(silo, task, now)
-
-    def _measure(self, silo: int, speed: float, group: Group | None) -> None:
-        beta, before = self.options.speed_momentum, self.speed.get(silo)
-        self.speed[silo] = now = speed if before is None else (1 - beta) * before + beta * speed
-        if group and group.fastest is not None:
-            # a slower fastest member may not be the fastest any more
-            group.fastest = None if before == group.fastest else min(group.fastest, now)
 
     def _lost(self, silo: int, task: Task | None, now: float) -> list[Action]:
         """`silo` is not out any more: aggregate its group if it was the last one, go on if nobody is out."""
         group = self.groups.get(task.group) if task else None
         if task and group:
             group.out.remove(silo)
-            if silo not in group.arrived and self.speed[silo] == group.fastest:
-                group.fastest = None
             if not group.out:
                 self._close(task.group)
                 if group.arrived:
                     return self._proceed(group.arrived, now)
+            else:
+                if silo in group.arrived:
+                    heapq.heappush(group.speeds, (self.speed[silo], silo))
+                self._rank(task.group, group)
         return [] if self.tasks else self._proceed(set(), now)
 
     def _returned(self, silo: int, now: float) -> list[Action]:
@@ -217,7 +218,24 @@ class Compass:
         group = self.groups.pop(key, None)
         if group:
             del self.order[bisect.bisect_left(self.order, (group.expected, key))]
+            del self.releases[bisect.bisect_left(self.releases, (group.release, key))]
         return group
+
+    def _rank(self, key: int, group: Group) -> None:
+        """Give a group that has members its place among the releases, after its members or their speeds changed."""
+        speeds = group.speeds
+        while True:
+            fastest, silo = speeds[0]
+            if self.speed[silo] == fastest and (silo in group.out or silo in group.arrived):
+                break
+            heapq.heappop(speeds)
+        release = group.latest + self.options.q_max * fastest
+        if release != group.release:
+            at = bisect.bisect_left(self.releases, (group.release, key))
+            if self.releases[at : at + 1] == [(group.release, key)]:
+                del self.releases[at]
+            group.release = release
+            bisect.insort(self.releases, (release, key))
 
     def _proceed(self, silos: set[int], now: float) -> list[Action]:
         """Aggregate the updates of `silos`, if any, and give out new tasks."""
@@ -256,8 +274,8 @@ class Compass:
         steps, key = self._join(silo, now) or self._create(silo, now)
         group = self.groups[key]
         group.out.add(silo)
-        if group.fastest is not None:
-            group.fastest = min(group.fastest, self.speed[silo])
+        heapq.heappush(group.speeds, (self.speed[silo], silo))
+        self._rank(key, group)
         return Task(steps, now, key)
 
     def _join(self, silo: int, now: float) -> tuple[int, int] | None:
@@ -287,18 +305,16 @@ class Compass:
 
     def _steps_alone(self, silo: int, now: float) -> int:
         """Steps that let a new group arrive when the members of an older one come for the next time."""
-        options = self.options
-        fits = []
-        for group in self.groups.values():
-            if now < group.latest:
-                fastest = self._fastest(group)
-                fits.append(_whole((group.latest + options.q_max * fastest - now) / self.speed[silo]))
-        return max((max(q, options.q_min) for q in fits if q <= options.q_max), default=options.q_max)
+        options, speed = self.options, self.speed[silo]
 
-    def _fastest(self, group: Group) -> float:
-        if group.fastest is None:
-            group.fastest = min(self.speed[member] for member in group.out | group.arrived)
-        return group.fastest
+        def steps_to(release: tuple[float, int]) -> int:
+            return _whole((release[0] - now) / speed)
+
+        # Steps grow with the release, so the largest that are not above Q_max stand just before those that are.
+        for index in range(bisect.bisect_right(self.releases, options.q_max, key=steps_to) - 1, -1, -1):
+            if now < self.groups[self.releases[index][1]].latest:
+                return max(steps_to(self.releases[index]), options.q_min)
+        return options.q_max
 
     # ---- restart --------------------------------------------------------------------------------------------------
 
@@ -336,6 +352,10 @@ class Compass:
             for key, group in state["groups"].items()
         }
         self.order = sorted((group.expected, key) for key, group in self.groups.items())
+        self.releases = []
+        for key, group in self.groups.items():
+            group.speeds = sorted((self.speed[silo], silo) for silo in group.out | group.arrived)
+            self._rank(key, group)
         self.created = state["created"]
 
 

@@ -54,9 +54,14 @@ class Engine(Protocol):
         ...
 
 
-def get(choice: str | dict[str, Any]) -> Callable[[Star], Engine]:
+Maker = Callable[[Star], Engine]
+
+
+def get(choice: str | dict[str, Any] | Maker) -> Maker:
     """What makes the engine of a name or of a choice `{"name": ..., **options}`; raises InputError if unknown."""
-    make: Callable[[Star], Engine] = ENGINES.make({"name": choice} if isinstance(choice, str) else choice)
+    if callable(choice):
+        return choice
+    make: Maker = ENGINES.make({"name": choice} if isinstance(choice, str) else choice)
     return make
 
 

@@ -1,7 +1,12 @@
-"""The production engine: two shared links in pure Python, exact on a star, O(log N) per event."""
+"""The production engine: two shared links, exact on a star, O(log N) per event.
+
+Pure Python for few clients, and kernels that numba compiles (`simulation.compiled`) for many where it is installed; the
+arithmetic is the same.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from array import array
 from collections.abc import Callable
@@ -9,7 +14,7 @@ from heapq import heappop, heappush
 
 from fedbound.errors import InputError
 from fedbound.registry import ENGINES, Options
-from fedbound.simulation.engines import Received, TimerDue
+from fedbound.simulation.engines import Engine, Received, TimerDue
 from fedbound.simulation.fluid import SharedLink
 from fedbound.simulation.platform import SERVER, Direction, Star
 
@@ -17,10 +22,26 @@ _TIMER = len(Direction)  # the kinds of alarms: open a flow in a direction, or t
 _BATCH = 1e-12  # seconds: alarms closer than this are handled together, and the links settle once
 
 
+_COMPILED_FROM = 10_000  # clients: for fewer, loading numba takes longer than it saves
+
+
 @ENGINES.register("fluid", Options)
-def fluid(options: Options) -> Callable[[Star], Fluid]:
-    """Exact weighted max-min sharing on a star; needs nothing but Python."""
-    return Fluid
+def fluid(options: Options) -> Callable[[Star], Engine]:
+    """Exact weighted max-min sharing on a star; needs nothing but Python, and is faster with numba."""
+    return make
+
+
+def make(star: Star) -> Engine:
+    """The engine for this star: compiled where that pays and numba is there.
+
+    Raises:
+        InputError: the platform has sites.
+    """
+    if star.sites is None and len(star) >= _COMPILED_FROM and importlib.util.find_spec("numba") is not None:
+        from fedbound.simulation.compiled import Compiled
+
+        return Compiled(star)
+    return Fluid(star)
 
 
 class Fluid:

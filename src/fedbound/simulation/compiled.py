@@ -45,12 +45,12 @@ class Compiled:
         self._state = (self._flows, self._links, self._keys, self._tags, self._sizes)
         self._delays = array("d", star.delays().tobytes())
         self._goodput = star.goodput_factor
-        self._sizes_of_flows: Any = memoryview(self._flows.reshape(-1))[kernels.SIZE :: kernels.FLOW]
+        self._sizes_of_flows: Any = self._flows.reshape(-1).data[kernels.SIZE :: kernels.FLOW]
         # Transfers asked for since the kernels last ran: when, and which flow. Flows that end come back in the same.
         self._most = 2 * count
         self._wanted, self._asked = np.zeros(self._most), np.zeros(self._most, np.int64)
-        self._wanted_view: Any = memoryview(self._wanted)  # numpy's own setter takes three times as long
-        self._asked_view: Any = memoryview(self._asked)
+        self._wanted_view: Any = self._wanted.data  # numpy's own setter takes three times as long
+        self._asked_view: Any = self._asked.data
         self._pending = 0
         self._ticket = 1
         self._timers: list[tuple[float, int, int]] = []

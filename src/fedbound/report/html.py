@@ -124,6 +124,12 @@ def render(study: Artifact) -> str:
     )
 
 
+_STAGES = (
+    ("calibrate", "calibration", "Calibration", ("decision",)),
+    ("privacy", "privacy", "Privacy", ("privacy",)),
+    ("simulate", "simulation", "Simulation", ("simulations", "validation")),
+    ("profile", "profile", "Profile", ("profile_costs", "profile_codec")),
+)
 Drawn = dict[str, dict[str, list[plots.Plot]]]
 
 
@@ -132,10 +138,10 @@ def _sections(study: Artifact, drawn: Drawn) -> Iterator[tuple[str, str, str]]:
     first = next(iter(drawn.values()))
     yield "recommendation", "Recommendation", _recommendation(study)
     yield "training", "Training", _training(study, drawn)
-    yield "calibration", "Calibration", _figures(first["calibration"]) + _show(study, "decision")
-    yield "privacy", "Privacy", _figures(first["privacy"]) + _show(study, "privacy")
-    yield "simulation", "Simulation", _figures(first["simulation"]) + _show(study, "simulations", "validation")
-    yield "profile", "Profile", _figures(first["profile"]) + _show(study, "profile_costs", "profile_codec")
+    stages = set(study.tables["scenarios"]["stage"].values)  # a stage that the study leaves out has no section
+    for stage, key, heading, tables in _STAGES:
+        if stage in stages:
+            yield key, heading, _figures(first[key]) + _show(study, *tables)
     yield "scenarios", "Scenarios", _scenarios(study)
     yield "environment", "Environment", _environment(study)
     yield "results", "Working with the results", _how_to(study)

@@ -29,6 +29,7 @@ def test_fields_follow_the_budget_and_what_cannot_be_is_told():
     choices = {choice["name"]: choice for choice in ranking._all(Setting(1.0, 1e-5, 10, 48, 1.0), 12)}
     assert choices["skellam"] == {"name": "skellam", "bits": 9}  # 64 of 48 coordinates are sent
     assert choices["sqkr"] == {"name": "sqkr"}
+    assert choices["d2pfed"] == {"name": "d2pfed"}
     found, refused = ranking.rank(SETTING, "secure aggregation", choices=[{"name": "skellam", "bits": 3}])
     assert found == []
     assert "bits are too few" in refused["skellam"]
@@ -46,3 +47,25 @@ def test_the_table_is_markdown():
     lines = shown.splitlines()
     assert lines[2].startswith("| `sqkr` | local | replace | 2 |")
     assert lines[-1] == "- `skellam`: needs trust: secure aggregation"
+
+
+def test_biased_mechanisms_are_ranked_by_the_error_of_the_estimate_over_its_gain():
+    """QMGeo shrinks all it sends: its raw error, for clients whose mean is small, would come first."""
+    choices = [{"name": "sqkr"}, {"name": "qmgeo"}]
+    found, _ = ranking.rank(SETTING, "local", choices=choices)
+    assert [one.choice["name"] for one in found] == ["sqkr", "qmgeo"]
+    assert found[0].gain == 1
+    assert found[1].gain < 0.5
+    debiased = ranking.rank(SETTING, "local", choices=[{"name": "qmgeo", "debias": True}])[0][0]
+    assert debiased.gain > 0.99
+    assert debiased.mse > found[0].mse
+
+
+def test_a_shuffler_does_not_stand_in_for_secure_aggregation():
+    choices = [{"name": "cldp", "aggregate": "shuffle"}, {"name": "skellam"}, {"name": "grr", "aggregate": "shuffle"}]
+    found, refused = ranking.rank(SETTING, "shuffler", choices=choices)
+    assert [one.choice["name"] for one in found] == ["grr"]
+    assert refused == {"cldp": "clips the L1 norm", "skellam": "needs trust: secure aggregation"}
+    found, refused = ranking.rank(SETTING, "secure aggregation", choices=choices)
+    assert [one.choice["name"] for one in found] == ["skellam"]
+    assert refused["grr"] == "needs trust: shuffler"

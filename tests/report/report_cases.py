@@ -298,6 +298,8 @@ def privacy(mechanism: str, epsilon: float, mse: float, name: str = "synthetic")
         mse=mse,
         mse_se=mse / 20,
         mse_closed=mse,
+        gain=1.0,
+        mse_scaled=mse,
         floor=1e-4 / epsilon**2,
         trials=20,
     )

@@ -124,13 +124,13 @@ def table(rows: Sequence[Row]) -> str:
         parts.append("\n".join([aligned(head, lines), *(f"  {note}" for note in notes)]))
     audited = list(dict.fromkeys(row.case for row in rows if row.metric == "claimed"))
     if audited:
-        names = ("claimed", "audited", "audited_gaussian")
+        names = ("claimed", "exact", "audited", "audited_gaussian")
         lines = []
         for case in audited:
             values = [find(rows, name, case) for name in names]
             texts = ["" if math.isnan(value) else f"{value:.3f}" for value in values]
             lines.append((case, *texts, "yes" if find(rows, "exceeds", case) else ""))
-        parts.append(aligned(("epsilon", "claimed", "audited", "if Gaussian", "exceeds"), lines))
+        parts.append(aligned(("epsilon", "claimed", "exact here", "audited", "if Gaussian", "exceeds"), lines))
     speed = [row for row in rows if row.case.startswith(("speed", "accounting: PBM, d")) and row.metric != "remark"]
     if speed:
         lines = [(f"{row.case}, {row.metric}", f"{float(row.value):.4g}", row.unit) for row in speed]

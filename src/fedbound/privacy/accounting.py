@@ -12,14 +12,20 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from fedbound.errors import InputError
+
 # Integer orders, because several discrete mechanisms prove their Rényi divergence at integers only; far up, because
 # the best order grows as 2 ln(1/delta) / epsilon.
 ORDERS: tuple[int, ...] = (*range(2, 257), *(int(order) for order in np.geomspace(260, 1e7, 160)))
 COARSE_ORDERS: tuple[int, ...] = (*range(2, 65), *(int(order) for order in np.geomspace(70, 1e5, 40)))
 
+MOST_SHUFFLED = 20_000  # messages whose shuffling is enumerated to calibrate
+_MOST_LOCAL = 64.0  # epsilon of one message: beyond, nothing is private
+
 PLD = "privacy loss distribution (dp-accounting, connect-the-dots)"
 PURE = "largest likelihood ratio of the exact pmf (pure: holds at delta 0)"
 JOINT_RDP = "Rényi divergence of exact sum pmfs, coordinates sharing the L2 budget (dp-accounting conversion)"
+SHUFFLED = "shuffled pure messages, by enumeration of the dominating pair (Feldman, McMillan, Talwar 2021)"
 RDP = "Rényi divergence at integer orders (dp-accounting conversion)"
 
 
@@ -299,3 +305,23 @@ def shuffled_epsilon(clients: int, local: float, delta: float) -> float:
         p.append(first * one_more + (1 - first) * same)
         q.append((1 - first) * one_more + first * same)
     return min(local, loss.from_pmfs(np.concatenate(p), np.concatenate(q)).epsilon(delta))
+
+
+def shuffled_local_epsilon(clients: int, epsilon: float, delta: float) -> float:
+    """The largest epsilon of one message, to a relative 1e-3, at which `clients` shuffled ones are (epsilon, delta)-DP.
+
+    Raises:
+        InputError: the clients are more than can be enumerated.
+    """
+    if clients > MOST_SHUFFLED:
+        raise InputError(
+            f"privacy.clients: the shuffling of {clients} messages is not accounted, at most {MOST_SHUFFLED}; take "
+            "aggregate: list, or fewer clients"
+        )
+    low, high = epsilon, 2 * epsilon
+    while high < _MOST_LOCAL and shuffled_epsilon(clients, high, delta) <= epsilon:
+        low, high = high, 2 * high
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if shuffled_epsilon(clients, middle, delta) <= epsilon else (low, middle)
+    return low

@@ -17,11 +17,12 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedbound.errors import InputError
 from fedbound.privacy import accounting, loss, transforms
-from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Law, Norm, Setting, Trust
+from fedbound.privacy.rotation import Basis, Kind, Spread
 from fedbound.registry import Options
 
 MOST_BITS = 32  # sums of wrapped values stay far inside int64
@@ -41,6 +42,14 @@ class IntegerNoiseOptions(Options):
     honest: float = Field(
         default=1.0, gt=0, le=1, description="share of clients whose noise is counted: the others may drop out or lie"
     )
+    rotation: Kind = Field(default="hadamard", description="how a vector is spread before rounding: hadamard or none")
+
+    @field_validator("rotation")
+    @classmethod
+    def _keeps_norms(cls, value: Kind) -> Kind:
+        if value == "kashin":
+            raise ValueError("Kashin's coefficients may be 1.86 times as long as the vector; give hadamard or none")
+        return value
 
 
 class IntegerNoise:
@@ -50,6 +59,7 @@ class IntegerNoise:
     norm: ClassVar[Norm] = "L2"
     trust: ClassVar[Trust] = "secure aggregation"
     adjacency: ClassVar[Adjacency] = "zero-out"
+    unbiased: ClassVar[bool] = False  # rounding until the norm is within its bound, and wrapping, bias a little
     parameters: ClassVar[type[Parameters]]
     precision: ClassVar[float] = 1e-12  # relative, to which the least noise is found
 
@@ -79,11 +89,15 @@ class IntegerNoise:
         return IntegerNoiseRelease(setting, options, parameters, guarantee)
 
     def _parameters(self, setting: Setting, options: IntegerNoiseOptions, noise: float) -> Parameters:
-        size = transforms.padded(setting.dimension)
+        size = _spread(setting, options).size
         scale = _scale(setting, options, noise, size)
-        limit = transforms.rounded_norm_squared(scale * setting.clip, size, options.beta)
+        limit = self._limit(scale * setting.clip, size, options)
         honest = max(1, math.floor(options.honest * setting.clients))
         return self.parameters(noise, scale, limit, size, setting.clients, honest, setting.rounds)
+
+    def _limit(self, norm: float, size: int, options: IntegerNoiseOptions) -> float:
+        """Bound on the squared L2 norm of a rounded vector of `norm`, in the integers' units."""
+        return transforms.rounded_norm_squared(norm, size, options.beta)
 
     def _reachable(self, setting: Setting, options: IntegerNoiseOptions) -> bool:
         if 4.0**options.bits <= options.deviations**2 * setting.clients:
@@ -162,6 +176,20 @@ class Parameters(ABC):
         pair = loss.from_pmfs(np.append(np.zeros(step), pmf), np.append(pmf, np.zeros(step)))
         return pair.compose(self.rounds * max(1, int(self.limit / step**2)), delta * 1e-6).epsilon(delta)
 
+    def round(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Scaled vectors [r, D] to integers within `limit`, int64 [r, D]."""
+        return transforms.conditional_round(x, self.limit, rng)
+
+    def rounded_pmf(self, x: float) -> np.ndarray:
+        """Exact pmf of floor(x) and the next integer, in one dimension: float64 [2]."""
+        up = x - math.floor(x)
+        kept = np.array([1 - up, up]) * [z**2 <= self.limit for z in (math.floor(x), math.floor(x) + 1)]
+        return kept / kept.sum()
+
+    def sum_pmf(self, shares: int) -> np.ndarray:
+        """Exact pmf of the sum of `shares` shares over consecutive integers around 0; here `noise_pmf`."""
+        return self.noise_pmf(shares)
+
     @abstractmethod
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """Noise shares, int64 of `shape`."""
@@ -176,6 +204,10 @@ def _scale(setting: Setting, options: IntegerNoiseOptions, noise: float, size: i
     n, k = setting.clients, options.deviations
     spread = (setting.clip * n) ** 2 / size + noise**2
     return math.sqrt((4.0**options.bits - 4 * k**2 * n / 4) / (4 * k**2 * spread))
+
+
+def _spread(setting: Setting, options: IntegerNoiseOptions) -> Spread:
+    return Spread(options.rotation, setting.dimension, setting.clip)
 
 
 def _central_noise(setting: Setting, options: IntegerNoiseOptions) -> float:
@@ -193,6 +225,12 @@ class IntegerNoiseRelease:
     options: IntegerNoiseOptions
     parameters: Parameters
     guarantee: Guarantee
+    gain: float = 1.0  # but for conditional rounding and for sums that wrap
+
+    @property
+    def spread(self) -> Spread:
+        """How vectors are spread over the D coordinates."""
+        return _spread(self.setting, self.options)
 
     @property
     def noise(self) -> float:
@@ -221,32 +259,54 @@ class IntegerNoiseRelease:
         self.setting.check(vectors)
         public, private = rng.spawn(2)  # the rotation is known to all; the noise must not follow from it
         p, bits = self.parameters, self.options.bits
-        signs = transforms.random_signs(p.size, public)
+        basis = self.spread.draw(public)
         total = np.zeros(p.size, dtype=np.int64)
         for block in transforms.blocks(vectors):
-            messages = self.encode(block, signs, private)
+            messages = self.encode(block, basis, private)
             total = transforms.wrap(total + messages.sum(axis=0), bits)
-        return self.decode(total, signs)
+        return self.decode(total, basis)
 
     def accounts(self) -> Accounts:
         return Accounts(self.parameters.spread_epsilon(self.setting.delta), self.guarantee.epsilon)
 
+    def epsilon_of(self, present: int) -> float:
+        """No more shares are counted than are `honest`."""
+        return self.parameters.epsilon(self.setting.delta, min(present, self.parameters.honest))
+
+    @property
+    def epsilon_alone(self) -> float:
+        return self.parameters.epsilon(self.setting.delta, 1)
+
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-        messages = self.encode(np.tile(values, draws)[:, None], np.ones(1), rng)
+        messages = self.encode(np.tile(values, draws)[:, None], self.spread.trivial, rng)
         return transforms.wrap(messages.reshape(draws, -1).sum(axis=1), self.options.bits)
 
-    def encode(self, vectors: np.ndarray, signs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """What each client sends: float64 vectors [k, d] to int64 [k, D] in [-2^(b-1), 2^(b-1))."""
+    def law(self, values: np.ndarray) -> Law:
+        """The noise's pmf, shifted by the clients' roundings, wrapped."""
+        p, bits = self.parameters, self.options.bits
+        pmf = p.sum_pmf(self.setting.clients)
+        lowest = -(len(pmf) // 2)
+        for x in np.asarray(values, dtype=np.float64) * p.scale:
+            pmf, lowest = np.convolve(pmf, p.rounded_pmf(float(x))), lowest + math.floor(x)
+        half = 1 << (bits - 1)
+        field = np.bincount(transforms.wrap(lowest + np.arange(len(pmf)), bits) + half, pmf, 2 * half)
+        outcomes = np.arange(-half, half)
+        return Law(outcomes, field, outcomes / (p.scale * self.setting.clients))
+
+    def encode(self, vectors: np.ndarray, public: Basis | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """What each client sends: float64 vectors [k, d] to int64 [k, D] in [-2^(b-1), 2^(b-1)).
+
+        `public` is the basis, or the random signs of the rotation.
+        """
         p = self.parameters
-        rotated = transforms.rotate(transforms.clip_l2(vectors, self.setting.clip), signs)
-        rounded = transforms.conditional_round(rotated * p.scale, p.limit, rng)
+        rotated = self.spread.basis(public).coordinates(transforms.clip_l2(vectors, self.setting.clip))
+        rounded = p.round(rotated * p.scale, rng)
         rounded += p.draw(rounded.shape, rng)
         return transforms.wrap(rounded, self.options.bits)
 
-    def decode(self, total: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    def decode(self, total: np.ndarray, public: Basis | np.ndarray) -> np.ndarray:
         """The mean from the wrapped sum: int64 [D] to float64 [d]."""
-        mean = total[None, :] / (self.parameters.scale * self.setting.clients)
-        return transforms.unrotate(mean, signs, self.setting.dimension)[0]
+        return self.spread.basis(public).vectors(total[None, :] / (self.parameters.scale * self.setting.clients))[0]
 
 
 def rounding_variance(variance: float) -> float:
@@ -274,3 +334,16 @@ def support(variance: float) -> np.ndarray:
     """Integers within 12 standard deviations of 0, and some more where these are few."""
     reach = math.ceil(12 * math.sqrt(variance)) + 30
     return np.arange(-reach, reach + 1)
+
+
+def power(pmf: np.ndarray, count: int) -> np.ndarray:
+    """Pmf of the sum of `count` independent variables of `pmf` (an odd number of integers around 0), likewise."""
+    if count == 1:
+        return pmf
+    from scipy.signal import fftconvolve
+
+    half = power(pmf, count // 2)
+    total = np.maximum(fftconvolve(half, half), 0.0)
+    if count % 2:
+        total = np.maximum(fftconvolve(total, pmf), 0.0)
+    return np.asarray(total / total.sum())

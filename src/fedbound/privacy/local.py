@@ -1,51 +1,94 @@
-"""Local privacy of vectors by a kernel for numbers: rotate, pick few coordinates, send a level of each.
+"""Local privacy of vectors by a kernel for numbers: spread, pick few coordinates, send a level of each.
 
-Client: clip to an L2 norm c, pad to D = 2^m, rotate (public random signs, then Hadamard), clip each coordinate to
-c_inf = c sqrt(2 ln(2D/tail) / D), pick k coordinates with public randomness, send the kernel's level of each at
-epsilon/k. Server: the decoded value times c_inf D/k at each coordinate, averaged, rotated back. k is chosen for the
-least error. Nobody is trusted: the message of one client is epsilon-DP under replacement of its whole vector.
+Client: clip to an L2 norm c, spread over N coordinates within c_inf (`fedbound.privacy.rotation`: rotate and clip, or
+Kashin's representation, or not at all), pick k coordinates at random, send the kernel's level of each at epsilon/k.
+Server: the decoded value times c_inf N/k at each coordinate, averaged, spread back. k is chosen for the least error.
+Nobody is trusted: the message of one client is epsilon-DP under replacement of its whole vector, whatever the spread.
 
 Papers define these kernels for numbers, or for vectors in other geometries; this vector form, that of sampled
 coordinates (as in SQKR and CLDP), is ours, and the same for all kernels, so that they can be compared.
+
+What the server sees is either a list of messages, client by client, or the messages shuffled by a trusted shuffler,
+whose epsilon is amplified (`accounting.shuffled_epsilon`). The theorem wants the same randomizer for every client and
+messages that do not tell who sent them: the picked coordinates are then the client's own secret coins, and are sent.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fedbound.privacy import accounting, loss, transforms
 from fedbound.privacy.kernels import Table
-from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Law, Norm, Setting, Trust
+from fedbound.privacy.rotation import Basis, Kind, Spread
 from fedbound.registry import Options
 
 MOST_COORDINATES = 12
 MOST_CORNERS = 70  # of a kernel whose inputs are all paired; the noisy sign's ends are its worst
 
 
-class LocalOptions(Options):
+class MessageOptions(Options):
+    """Options of mechanisms that protect every message by itself."""
+
+    aggregate: Literal["list", "shuffle"] = Field(
+        default="list",
+        description="what the server sees: messages client by client, or shuffled by a trusted shuffler",
+    )
+
+
+class LocalOptions(MessageOptions):
     """Options of local kernels."""
 
+    rotation: Kind = Field(
+        default="hadamard", description="how a vector is spread: hadamard (rotated, clipped), kashin or none"
+    )
     coordinates: int = Field(default=0, ge=0, le=64, description="coordinates each client sends; 0: of least error")
     tail: float = Field(default=1e-3, gt=0, lt=1, description="probability that some rotated coordinate is clipped")
 
 
-class Local(ABC):
-    """A kernel at epsilon/k on k public random coordinates of the rotated vector."""
+class PerMessage:
+    """A mechanism whose messages are epsilon-DP one by one, seen as a list or shuffled."""
 
-    name: ClassVar[str]
     norm: ClassVar[Norm] = "L2"
-    trust: ClassVar[Trust] = "local"
     adjacency: ClassVar[Adjacency] = "replace"
 
-    def __init__(self, options: LocalOptions):
+    def __init__(self, options: MessageOptions):
         self.options = options
+
+    @property
+    def trust(self) -> Trust:
+        return "shuffler" if self.options.aggregate == "shuffle" else "local"
+
+    def message_epsilon(self, setting: Setting) -> float:
+        """The pure epsilon that one message may have for the setting's target."""
+        if self.trust == "local":
+            return setting.epsilon
+        return accounting.shuffled_local_epsilon(setting.clients, setting.epsilon, setting.delta)
+
+    def claim(self, setting: Setting, message: float) -> Guarantee:
+        """What holds where every message is `message`-DP."""
+        if self.trust == "local":
+            return Guarantee(message, setting.delta, accounting.PURE, self.adjacency, self.trust)
+        epsilon = min(setting.epsilon, accounting.shuffled_epsilon(setting.clients, message, setting.delta))
+        return Guarantee(epsilon, setting.delta, accounting.SHUFFLED, self.adjacency, self.trust)
+
+
+class Local(PerMessage, ABC):
+    """A kernel at epsilon/k on k random coordinates of the spread vector."""
+
+    name: ClassVar[str]
+    options: LocalOptions
+
+    def __init__(self, options: LocalOptions):
+        super().__init__(options)
 
     @abstractmethod
     def kernel(self, epsilon: float) -> Table:
@@ -54,15 +97,16 @@ class Local(ABC):
     def calibrate(self, setting: Setting) -> LocalRelease:
         """The kernel at epsilon/k, for the number k of coordinates of least error."""
         setting.once(self.name)
-        size = transforms.padded(setting.dimension)
-        most = min(size, MOST_COORDINATES)
-        counts = [min(self.options.coordinates, size)] if self.options.coordinates else range(1, most + 1)
+        options = self.options
+        spread = Spread(options.rotation, setting.dimension, setting.clip, options.tail)
+        message = self.message_epsilon(setting)
+        most = min(spread.size, MOST_COORDINATES)
+        counts = [min(options.coordinates, spread.size)] if options.coordinates else range(1, most + 1)
         best: LocalRelease | None = None
         for count in counts:
-            kernel = self.kernel(setting.epsilon / count)
-            epsilon = min(setting.epsilon, count * kernel.pure_epsilon)  # the product may round up
-            guarantee = Guarantee(epsilon, setting.delta, accounting.PURE, self.adjacency, self.trust)
-            release = LocalRelease(setting, kernel, count, self.options.tail, guarantee)
+            kernel = self.kernel(message / count)
+            pure = min(message, count * kernel.pure_epsilon)  # the product may round up
+            release = LocalRelease(setting, kernel, count, spread, pure, self.claim(setting, pure))
             if best is not None and release.mse >= best.mse:
                 break  # the error has one minimum over k
             best = release
@@ -72,40 +116,50 @@ class Local(ABC):
 
 @dataclass(frozen=True)
 class LocalRelease:
-    """A kernel on `coordinates` of the rotated coordinates of each client."""
+    """A kernel on `coordinates` of the coordinates that each client's vector is spread over.
+
+    `message` is the pure epsilon of one message.
+    """
 
     setting: Setting
     kernel: Table
     coordinates: int
-    tail: float
+    spread: Spread
+    message: float
     guarantee: Guarantee
 
     @property
-    def size(self) -> int:
-        """Padded dimension D."""
-        return transforms.padded(self.setting.dimension)
-
-    @cached_property
-    def reach(self) -> float:
-        """c_inf: what rotated coordinates are clipped to."""
-        return transforms.coordinate_bound(self.setting.clip, self.size, self.tail)
-
-    @property
     def bits(self) -> float:
-        """The coordinates are public randomness; without it each costs log2 D bits more."""
-        return self.coordinates * math.log2(self.kernel.levels) / self.setting.dimension
+        """The coordinates are public randomness; where they are not, each costs log2 N bits more."""
+        sent = math.log2(self.kernel.levels)
+        if self.guarantee.trust == "shuffler":
+            sent += math.log2(self.spread.size)
+        return self.coordinates * sent / self.setting.dimension
 
     @cached_property
     def mse(self) -> float:
         """Mean squared error per coordinate for vectors of norm c in independent directions.
 
         One client's coordinate x, clipped to y: D/k c_inf^2 E[a^2 | y] - 2 x c_inf E[a | y] + x^2, averaged over the
-        coordinates of a random direction; over n.
+        coordinates of a random direction; over n. For a frame, which is no rotation, see `frame_error`.
         """
-        x = self.setting.clip * transforms.sphere_coordinates(self.size)
-        y = np.clip(x / self.reach, -1, 1)
-        squares = self.size / self.coordinates * self.reach**2 * self.kernel.square(y)
-        return float(np.mean(squares - 2 * x * self.reach * self.kernel.mean(y) + x**2)) / self.setting.clients
+        spread = self.spread
+        if spread.kind != "hadamard":
+            return frame_error(self.kernel, self.coordinates, spread) / self.setting.clients
+        x = self.setting.clip * transforms.sphere_coordinates(spread.size)
+        y = np.clip(x / spread.reach, -1, 1)
+        squares = spread.size / self.coordinates * spread.reach**2 * self.kernel.square(y)
+        return float(np.mean(squares - 2 * x * spread.reach * self.kernel.mean(y) + x**2)) / self.setting.clients
+
+    @cached_property
+    def gain(self) -> float:
+        """Of a random direction's coordinates x, clipped to y: c_inf E[x E[a | y]] / E[x^2]."""
+        if self.spread.kind == "hadamard":
+            x = self.setting.clip * transforms.sphere_coordinates(self.spread.size)
+        else:
+            x = self.spread.sample[1].ravel()
+        means = self.kernel.mean(np.clip(x / self.spread.reach, -1, 1))
+        return float(x @ means) * self.spread.reach / float(x @ x)
 
     @property
     def noise(self) -> float:
@@ -115,33 +169,90 @@ class LocalRelease:
     def estimate(self, vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         self.setting.check(vectors)
         public, private = rng.spawn(2)
-        signs = transforms.random_signs(self.size, public)
-        total = np.zeros(self.size)
+        basis = self.spread.draw(public)
+        total = np.zeros(self.spread.size)
         for block in transforms.blocks(vectors):
-            chosen = pick(len(block), self.size, self.coordinates, public)
-            total += self.decode(chosen, self.encode(block, signs, chosen, private))
-        mean = total[None, :] / self.setting.clients
-        return transforms.unrotate(mean, signs, self.setting.dimension)[0]
+            chosen = pick(len(block), self.spread.size, self.coordinates, public)
+            total += self.decode(chosen, self.encode(block, basis, chosen, private))
+        return basis.vectors(total[None, :] / self.setting.clients)[0]
 
     def accounts(self) -> Accounts:
+        if self.guarantee.trust == "shuffler":
+            return Accounts(self.guarantee.epsilon, math.nan)
         return kernel_accounts(self.kernel, self.coordinates, self.setting.delta)
 
-    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-        first = np.full((draws, 1), values[0], dtype=np.float64)
-        return self.encode(first, np.ones(1), np.zeros((draws, 1), dtype=np.int64), rng)[:, 0]
+    def epsilon_of(self, present: int) -> float:
+        return remaining_epsilon(self.guarantee, self.message, present)
 
-    def encode(
-        self, vectors: np.ndarray, signs: np.ndarray, chosen: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    @property
+    def epsilon_alone(self) -> float:
+        return self.message
+
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        basis, chosen = self.spread.trivial, np.tile(np.arange(self.coordinates), (draws, 1))
+        place = self.kernel.levels ** np.arange(self.coordinates)
+
+        def message(value: float) -> np.ndarray:
+            return self.encode(np.full((draws, 1), value, dtype=np.float64), basis, chosen, rng) @ place
+
+        if self.guarantee.trust == "local":
+            return message(values[0])
+        return np.sum([message(value) for value in values], axis=0)  # of what is shuffled, its sum
+
+    def law(self, values: np.ndarray) -> Law:
+        """Outcomes are the levels of all N coordinates, as digits."""
+        first = self._message_law(values[0])
+        if self.guarantee.trust == "local":
+            return first
+        laws = [first, *(self._message_law(value) for value in values[1:])]
+        return Law.of_sum([law.pmf for law in laws])
+
+    def _message_law(self, value: float) -> Law:
+        inside = self.spread.trivial.coordinates(np.array([[value]], dtype=np.float64))[0] / self.spread.reach
+        pmf, decoded = np.ones(1), np.zeros(1)
+        for j in range(self.coordinates):
+            row = self.kernel.pmf(np.clip(inside[j : j + 1], -1, 1))[0]
+            weight = self.spread.trivial.vectors(np.eye(self.spread.size)[j : j + 1])[0, 0]
+            part = self.kernel.values * weight * self.spread.reach * self.spread.size / self.coordinates
+            pmf, decoded = np.outer(row, pmf).ravel(), np.add.outer(part, decoded).ravel()
+        return Law(np.arange(len(pmf)), pmf, decoded)
+
+    def encode(self, vectors: np.ndarray, basis: Basis, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What each client sends: float64 vectors [r, d] and coordinates int64 [r, k] to levels int64 [r, k]."""
-        rotated = transforms.rotate(transforms.clip_l2(vectors, self.setting.clip), signs)
-        picked = np.take_along_axis(rotated, chosen, axis=1) / self.reach
+        spread = basis.coordinates(transforms.clip_l2(vectors, self.setting.clip))
+        picked = np.take_along_axis(spread, chosen, axis=1) / self.spread.reach
         return self.kernel.sample(np.clip(picked, -1, 1), rng)
 
     def decode(self, chosen: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        """The sum of the rotated vectors' estimates, float64 [D], from coordinates and levels [r, k]."""
-        scale = self.reach * self.size / self.coordinates
-        return np.bincount(chosen.ravel(), scale * self.kernel.values[levels.ravel()], self.size)
+        """The sum of the spread vectors' estimates, float64 [N], from coordinates and levels [r, k]."""
+        scale = self.spread.reach * self.spread.size / self.coordinates
+        return np.bincount(chosen.ravel(), scale * self.kernel.values[levels.ravel()], self.spread.size)
+
+
+def remaining_epsilon(guarantee: Guarantee, message: float, present: int) -> float:
+    """Epsilon where only `present` messages arrive, each `message`-DP: shuffling among fewer hides less."""
+    if guarantee.trust == "local":
+        return guarantee.epsilon
+    return accounting.shuffled_epsilon(present, message, guarantee.delta)
+
+
+def frame_error(kernel: Table, count: int, spread: Spread) -> float:
+    """Mean squared error per coordinate of one client's vector x, of which `count` of N frame coefficients are sent.
+
+    With T the frame, y = T's coefficients of x over c_inf, m = c_inf E[a | y], and |T_j|^2 = d/N for all j:
+    (d/k) c_inf^2 sum E[a^2 | y] + N(k-1)/(k(N-1)) (|T^t m|^2 - d/N |m|^2) - 2 x T^t m + |x|^2, over d; averaged
+    over random directions x by simulation with a fixed seed.
+    """
+    x, coefficients, basis = spread.sample
+    y = np.clip(coefficients / spread.reach, -1, 1)
+    size, dimension = spread.size, spread.dimension
+    squares = spread.reach**2 * kernel.square(y.ravel()).reshape(y.shape).sum(axis=1)
+    means = spread.reach * kernel.mean(y.ravel()).reshape(y.shape)
+    back = basis.vectors(means)
+    both = size * (count - 1) / (count * max(1, size - 1))
+    pairs = np.square(back).sum(axis=1) - dimension / size * np.square(means).sum(axis=1)
+    error = dimension / count * squares + both * pairs - 2 * (x * back).sum(axis=1) + np.square(x).sum(axis=1)
+    return float(error.mean()) / dimension
 
 
 def pick(rows: int, size: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -156,8 +267,21 @@ def pick(rows: int, size: int, count: int, rng: np.random.Generator) -> np.ndarr
 def kernel_accounts(kernel: Table, coordinates: int, delta: float) -> Accounts:
     """Epsilon at `delta` of `coordinates` levels, by both accountants; neither can exceed the pure one by much."""
     pairs = kernel.pairs() if len(kernel.corners) <= MOST_CORNERS else [kernel.worst_pair()]
+    return _accounts(pairs, coordinates, coordinates * kernel.pure_epsilon, delta)
+
+
+def response_accounts(kept: float, other: float, outcomes: int, repeats: int, pure: float, delta: float) -> Accounts:
+    """Epsilon at `delta` of `repeats` randomised responses among `outcomes`, the true one of probability `kept`.
+
+    Of two inputs that stand for one outcome each: either of the two, or any of the others, which tell nothing.
+    """
+    rest = (outcomes - 2) * other
+    p, q = np.array([kept, other, rest]), np.array([other, kept, rest])
+    return _accounts([(p[:2], q[:2]) if rest <= 0 else (p, q)], repeats, pure, delta)
+
+
+def _accounts(pairs: Sequence[tuple[np.ndarray, np.ndarray]], repeats: int, pure: float, delta: float) -> Accounts:
     mirrored = [pair for p, q in pairs for pair in ((p, q), (q, p))]
-    pure = coordinates * kernel.pure_epsilon
-    pld = loss.from_pairs(mirrored).compose(coordinates, delta * 1e-6).epsilon(delta)
-    rdp = coordinates * np.max([loss.renyi(p, q, accounting.COARSE_ORDERS) for p, q in mirrored], axis=0)
+    pld = loss.from_pairs(mirrored).compose(repeats, delta * 1e-6).epsilon(delta)
+    rdp = repeats * np.max([loss.renyi(p, q, accounting.COARSE_ORDERS) for p, q in mirrored], axis=0)
     return Accounts(min(pure, pld), min(pure, accounting.rdp_epsilon(accounting.COARSE_ORDERS, rdp, delta)))

@@ -9,11 +9,16 @@ from typing import Any
 
 from fedbound.errors import InputError
 from fedbound.privacy import accounting, transforms
-from fedbound.privacy.mechanisms import Setting, Trust
+from fedbound.privacy.mechanisms import Setting, Trust, debiased_mse
 from fedbound.registry import MECHANISMS
 
 # Who trusts more may use what needs less: a mechanism's need against what is there.
-_TRUST: dict[str, int] = {"local": 0, "secure aggregation": 1, "central server": 2}
+_MEETS: dict[str, set[str]] = {
+    "local": {"local"},
+    "shuffler": {"local", "shuffler"},
+    "secure aggregation": {"local", "secure aggregation"},
+    "central server": {"local", "shuffler", "secure aggregation", "central server"},
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Ranked:
         adjacency: the neighbours of its epsilon; replace is the stronger.
         norm: the norm that is clipped; errors compare within one norm.
         epsilon: what is claimed, at most the setting's.
-        mse: closed form of the mean squared error per coordinate of the mean.
+        mse: closed form of the mean squared error per coordinate of the mean, after dividing by `gain`.
+        gain: what the estimate's mean is of the clients' mean; 1 without bias.
         over_floor: the same over the central Gaussian's.
         bits: bits per coordinate that a client sends.
     """
@@ -37,6 +43,7 @@ class Ranked:
     norm: str
     epsilon: float
     mse: float
+    gain: float
     over_floor: float
     bits: float
 
@@ -66,7 +73,7 @@ def rank(
         mechanism = MECHANISMS.make(choice)
         if mechanism.norm != norm:
             refused[name] = f"clips the {mechanism.norm} norm"
-        elif _TRUST[mechanism.trust] > _TRUST[trust]:
+        elif mechanism.trust not in _MEETS[trust]:
             refused[name] = f"needs trust: {mechanism.trust}"
         else:
             try:
@@ -78,9 +85,19 @@ def rank(
                 refused[name] = f"sends {release.bits:.3g} bits per coordinate"
                 continue
             guarantee = release.guarantee
-            trusted, neighbours, over = guarantee.trust, guarantee.adjacency, release.mse / floor
+            mse = debiased_mse(release)
             found.append(
-                Ranked(dict(choice), trusted, neighbours, norm, guarantee.epsilon, release.mse, over, release.bits)
+                Ranked(
+                    dict(choice),
+                    guarantee.trust,
+                    guarantee.adjacency,
+                    norm,
+                    guarantee.epsilon,
+                    mse,
+                    release.gain,
+                    mse / floor,
+                    release.bits,
+                )
             )
     return sorted(found, key=lambda one: one.mse), refused
 
@@ -89,22 +106,23 @@ def _all(setting: Setting, bits: float) -> list[dict[str, Any]]:
     """Every mechanism; sums in fields of as many bits as may be sent, 16 where that is not limited."""
     padding = transforms.padded(setting.dimension) / setting.dimension
     field = 16 if math.isinf(bits) else int(min(20, bits / padding))
-    summed = [name for name in MECHANISMS.available() if MECHANISMS.get(name).trust == "secure aggregation"]
-    return [
-        {"name": name, "bits": field} if name in summed and field >= 2 else {"name": name}
-        for name in MECHANISMS.available()
-    ]
+    choices = []
+    for name in MECHANISMS.available():
+        summed = MECHANISMS.get(name).trust == "secure aggregation"
+        own = "bits" in MECHANISMS.entry(name).options.model_fields
+        choices.append({"name": name, "bits": field} if summed and own and field >= 2 else {"name": name})
+    return choices
 
 
 def table(found: Sequence[Ranked], refused: Mapping[str, str]) -> str:
     """The ranking as Markdown, and what was left out below it."""
     lines = [
-        "| mechanism | trust | neighbours | epsilon | MSE | over central Gaussian | bits |",
-        "|---|---|---|---|---|---|---|",
+        "| mechanism | trust | neighbours | epsilon | MSE | over central Gaussian | gain | bits |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
         options = ", ".join(f"{key} {value}" for key, value in one.choice.items() if key != "name")
         name = f"`{one.choice['name']}`{', ' + options if options else ''}"
-        figures = f"{one.epsilon:.4g} | {one.mse:.3g} | {one.over_floor:.3g} | {one.bits:.3g}"
+        figures = f"{one.epsilon:.4g} | {one.mse:.3g} | {one.over_floor:.3g} | {one.gain:.3g} | {one.bits:.3g}"
         lines.append(f"| {name} | {one.trust} | {one.adjacency} | {figures} |")
     return "\n".join([*lines, "", *(f"- `{name}`: {why}" for name, why in refused.items())])

@@ -74,10 +74,18 @@ def _setting(privacy: study.Privacy) -> Setting:
 
 @dataclass(frozen=True)
 class Errors:
-    """Over the trials: mean squared error per coordinate, its standard error, and mean error per coordinate."""
+    """Over the trials.
+
+    Attributes:
+        mse: mean squared error per coordinate.
+        standard_error: of `mse`.
+        scaled: mean squared error of the estimates over their gain.
+        bias: mean error per coordinate.
+    """
 
     mse: float
     standard_error: float
+    scaled: float
     bias: float
 
 
@@ -86,13 +94,15 @@ def _errors(release: Release, mechanism: Mechanism, privacy: study.Privacy) -> E
     vectors = clients(privacy.clients, privacy.dimension, privacy.clip, mechanism.norm, privacy.seed)
     mean = vectors.mean(axis=0)
     stream = zlib.crc32(mechanism.name.encode())
-    squared, signed = [], []
+    squared, scaled, signed = [], [], []
     for trial in range(privacy.trials):
-        error = release.estimate(vectors, np.random.default_rng([privacy.seed, stream, trial])) - mean
+        estimate = release.estimate(vectors, np.random.default_rng([privacy.seed, stream, trial]))
+        error = estimate - mean
         squared.append(float(np.mean(error**2)))
+        scaled.append(float(np.mean((estimate / release.gain - mean) ** 2)))
         signed.append(float(np.mean(error)))
     standard_error = float(np.std(squared, ddof=1)) / len(squared) ** 0.5
-    return Errors(float(np.mean(squared)), standard_error, float(np.mean(signed)))
+    return Errors(float(np.mean(squared)), standard_error, float(np.mean(scaled)), float(np.mean(signed)))
 
 
 def clients(count: int, dimension: int, radius: float, norm: Norm, seed: int) -> np.ndarray:
@@ -113,6 +123,12 @@ def _audited(privacy: study.Privacy) -> audit.Audit | None:
     return audit.mechanism(privacy.mechanism, privacy.epsilon, privacy.delta, draws, AUDIT_LEVEL, privacy.seed)
 
 
+def _missing(release: Release, share: int) -> float:
+    """Epsilon where `share` per cent of the clients' messages do not arrive."""
+    clients = release.setting.clients
+    return release.epsilon_of(max(1, clients - math.ceil(clients * share / 100)))
+
+
 def _row(mechanism: Mechanism, release: Release, privacy: study.Privacy, errors: Errors) -> dict[str, Any]:
     guarantee = release.guarantee
     accounts = release.accounts()
@@ -130,9 +146,12 @@ def _row(mechanism: Mechanism, release: Release, privacy: study.Privacy, errors:
         "accountant": guarantee.accountant,
         "epsilon_pld": accounts.pld,
         "epsilon_rdp": accounts.rdp,
+        "epsilon_alone": release.epsilon_alone,
+        **{f"epsilon_missing_{share}": _missing(release, share) for share in (10, 30, 50)},
         "audited": audited.audited if audited else math.nan,
         "audited_gaussian": audited.gaussian if audited else math.nan,
         "audit_claim": audited.claimed if audited else math.nan,
+        "audit_exact": audited.exact if audited else math.nan,
         "audit_draws": privacy.audit_draws,
         "unit": guarantee.unit,
         "adjacency": guarantee.adjacency,
@@ -143,6 +162,8 @@ def _row(mechanism: Mechanism, release: Release, privacy: study.Privacy, errors:
         "mse": errors.mse,
         "mse_se": errors.standard_error,
         "mse_closed": release.mse,
+        "gain": release.gain,
+        "mse_scaled": errors.scaled,
         "bias": errors.bias,
         "floor": floor**2,
         "trials": privacy.trials,

@@ -104,6 +104,12 @@ def rounded_norm_squared(norm: float, dimension: int, beta: float) -> float:
     return min(certain, norm**2 + dimension / 4 + math.sqrt(2 * math.log(1 / beta)) * (norm + root / 2))
 
 
+def stochastic_round(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Round `x` to integers, up with the probability of the fraction: int64 of its shape, unbiased."""
+    floor = np.floor(x)
+    return np.asarray(floor + (rng.random(x.shape) < x - floor)).astype(np.int64)
+
+
 def conditional_round(x: np.ndarray, limit: float, rng: np.random.Generator) -> np.ndarray:
     """Round each row of `x` [n, D] stochastically to integers until its squared L2 norm is at most `limit`: int64.
 

@@ -265,7 +265,7 @@ def privacy(frames: Frames) -> tuple[Any, str]:
     for i, (name, rows) in enumerate(list(one.groupby("setting", sort=False))[:MOST]):
         rows = rows.sort_values("epsilon")
         label = f"{name} ({rows.norm.iloc[0]} norm)" if several else name
-        axes.errorbar(rows.epsilon, rows.mse, yerr=2 * rows.mse_se, label=label, capsize=3, **_style(i))
+        axes.errorbar(rows.epsilon, rows.mse_scaled, yerr=2 * rows.mse_se, label=label, capsize=3, **_style(i))
     floor = one.groupby("target_epsilon").floor.min()
     axes.plot(floor.index, floor, color=GREY, linewidth=3, alpha=0.6, label="central Gaussian", zorder=1)
     axes.set(xscale="log", yscale="log", xlabel="epsilon (log scale)", ylabel="MSE per coordinate (log scale)")

@@ -27,7 +27,7 @@ def bits(frames: Frames) -> tuple[Any, str]:
     for i, (name, rows) in enumerate(list(one.groupby("setting", sort=False))[: plots.MOST]):
         style = {**plots._style(i), "linestyle": "none"}
         label = f"{name} ({rows.trust.iloc[0]}, {rows.norm.iloc[0]})"
-        axes.errorbar(rows.bits, rows.mse, yerr=2 * rows.mse_se, label=label, capsize=3, **style)
+        axes.errorbar(rows.bits, rows.mse_scaled, yerr=2 * rows.mse_se, label=label, capsize=3, **style)
     ends, floor = [one.bits.min() / 1.5, one.bits.max() * 1.5], one.floor.min()
     axes.plot(ends, [floor, floor], color=plots.GREY, linewidth=3, alpha=0.6, label="central Gaussian", zorder=1)
     axes.set(xscale="log", yscale="log", ylabel="MSE per coordinate (log scale)")

@@ -88,13 +88,13 @@ def _privacy(results: pd.DataFrame) -> Iterator[str]:
     if results.empty:
         return
     cells = results.groupby(["norm", "target_epsilon", "delta"])
-    best = results.loc[cells.mse.idxmin()].sort_values(["norm", "target_epsilon"], ascending=[False, True])
+    best = results.loc[cells.mse_scaled.idxmin()].sort_values(["norm", "target_epsilon"], ascending=[False, True])
     rows = [
         (
             f"epsilon {row.target_epsilon:g}, delta {row.delta:g}, {row.norm} norm",
             row.setting,
-            text.number(row.mse, 3),
-            text.number(row.mse / row.floor, 3) if row.norm == "L2" else "–",  # the floor is that of the L2 norm
+            text.number(row.mse_scaled, 3),
+            text.number(row.mse_scaled / row.floor, 3) if row.norm == "L2" else "–",  # the floor is that of the L2 norm
             text.number(row.bits, 3),
         )
         for row in best.head(_MOST_ROWS).itertuples()

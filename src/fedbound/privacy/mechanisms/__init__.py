@@ -8,6 +8,7 @@ adjacency, equations and source; every epsilon comes from `fedbound.privacy.acco
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -17,7 +18,7 @@ from fedbound.errors import InputError
 from fedbound.registry import MECHANISMS
 
 Norm = Literal["L1", "L2"]
-Trust = Literal["local", "secure aggregation", "central server"]
+Trust = Literal["local", "shuffler", "secure aggregation", "central server"]
 Adjacency = Literal["add-remove", "replace", "zero-out"]
 
 
@@ -92,6 +93,55 @@ class Accounts:
     rdp: float
 
 
+@dataclass(frozen=True)
+class Law:
+    """The exact law of what a release shows in one dimension: for tests, and for audits without draws.
+
+    Attributes:
+        outcomes: numbers that `observe` can show, rising, float64 [k].
+        pmf: their probabilities, float64 [k].
+        decoded: the estimate that each leads to: of the first client's value where single messages are seen, else of
+            the mean; None where the outcome alone does not say it.
+    """
+
+    outcomes: np.ndarray
+    pmf: np.ndarray
+    decoded: np.ndarray | None
+
+    @staticmethod
+    def of_sum(pmfs: Sequence[np.ndarray]) -> Law:
+        """The sum of independent outcomes, each on 0, 1, ...; nothing is decoded."""
+        total = np.ones(1)
+        for pmf in pmfs:
+            total = np.convolve(total, pmf)
+        return Law(np.arange(len(total)), total, None)
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """The exact law of what a release shows in one dimension, where that is a real number.
+
+    Attributes:
+        cdf: distribution function, of float64 arrays.
+        low: below it lies a probability of less than 1e-12.
+        high: above it lies a probability of less than 1e-12.
+    """
+
+    cdf: Callable[[np.ndarray], np.ndarray]
+    low: float
+    high: float
+
+
+def debiased_mse(release: Release) -> float:
+    """The closed form of the error after dividing the estimate by its gain: what ranks biased mechanisms fairly.
+
+    `mse` is that of vectors of norm c in independent directions, whose mean's squared coordinate is c^2 / (dn).
+    """
+    setting, gain = release.setting, release.gain
+    bias = (1 - gain) ** 2 * setting.clip**2 / (setting.dimension * setting.clients)
+    return (release.mse - bias) / gain**2
+
+
 class Release(Protocol):
     """A mechanism calibrated for one setting.
 
@@ -100,6 +150,8 @@ class Release(Protocol):
         noise: standard deviation of the summed noise per coordinate, in the vectors' units.
         bits: bits per coordinate that one client sends.
         mse: closed form of the mean squared error per coordinate of the estimated mean, for vectors within the clip.
+        gain: closed form of what the estimate's mean is of the clients' mean: 1 where there is no bias. A mechanism
+            that shrinks what it sends has a small error where the clients' mean is small, and no use.
         guarantee: the epsilon that holds.
     """
 
@@ -114,6 +166,9 @@ class Release(Protocol):
 
     @property
     def mse(self) -> float: ...
+
+    @property
+    def gain(self) -> float: ...
 
     @property
     def guarantee(self) -> Guarantee: ...
@@ -140,6 +195,19 @@ class Release(Protocol):
         """
         ...
 
+    def epsilon_of(self, present: int) -> float:
+        """Epsilon at the guarantee's delta if only `present` clients' messages arrive: without the others' noise."""
+        ...
+
+    @property
+    def epsilon_alone(self) -> float:
+        """Epsilon at the guarantee's delta against one who sees single messages: inf where these are not private."""
+        ...
+
+    def law(self, values: np.ndarray) -> Law | Continuous:
+        """The exact law of one draw of `observe`, for clients' `values` [n] within the clip, in one dimension."""
+        ...
+
 
 class Mechanism(Protocol):
     """One mechanism with its options.
@@ -147,14 +215,20 @@ class Mechanism(Protocol):
     Attributes:
         name: the registered name.
         norm: the norm that is clipped.
-        trust: who must be trusted for the guarantee to hold.
         adjacency: which data sets are neighbours.
+        trust: who must be trusted for the guarantee to hold. Options may change it; nothing else may.
+        unbiased: whether the estimate's mean is the clients' mean, clips aside.
     """
 
     name: ClassVar[str]
     norm: ClassVar[Norm]
-    trust: ClassVar[Trust]
     adjacency: ClassVar[Adjacency]
+
+    @property
+    def trust(self) -> Trust: ...
+
+    @property
+    def unbiased(self) -> bool: ...
 
     def calibrate(self, setting: Setting) -> Release:
         """Choose the least noise whose epsilon at the setting's delta is at most its epsilon (pure mechanisms: at 0).

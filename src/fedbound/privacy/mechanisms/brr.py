@@ -29,6 +29,7 @@ class BRR(Local):
     """Randomised response on every bit of 2^b dithered levels (local, pure epsilon-DP)."""
 
     name: ClassVar[str] = "brr"
+    unbiased: ClassVar[bool] = True
     options: BRROptions
 
     def kernel(self, epsilon: float) -> Table:

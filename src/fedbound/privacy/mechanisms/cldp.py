@@ -16,32 +16,32 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedbound.privacy import accounting, transforms
+from fedbound.privacy import transforms
 from fedbound.privacy.kernels import Table
-from fedbound.privacy.local import kernel_accounts
-from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
-from fedbound.registry import MECHANISMS, Options
+from fedbound.privacy.local import MessageOptions, PerMessage, kernel_accounts, remaining_epsilon
+from fedbound.privacy.mechanisms import Accounts, Guarantee, Law, Norm, Setting
+from fedbound.registry import MECHANISMS
 
 
-@MECHANISMS.register("cldp", Options)
-class CLDP:
+class CLDPOptions(MessageOptions):
+    """Options of `cldp`."""
+
+
+@MECHANISMS.register("cldp", CLDPOptions)
+class CLDP(PerMessage):
     """One randomised bit of one Hadamard coordinate of an L1-clipped vector (local, pure epsilon-DP)."""
 
     name: ClassVar[str] = "cldp"
     norm: ClassVar[Norm] = "L1"
-    trust: ClassVar[Trust] = "local"
-    adjacency: ClassVar[Adjacency] = "replace"
-
-    def __init__(self, options: Options):
-        self.options = options
+    unbiased: ClassVar[bool] = True
 
     def calibrate(self, setting: Setting) -> CLDPRelease:
         """The bit's bias follows from epsilon alone."""
         setting.once(self.name)
-        kernel = table(setting.epsilon)
-        epsilon = min(setting.epsilon, kernel.pure_epsilon)
-        guarantee = Guarantee(epsilon, setting.delta, accounting.PURE, self.adjacency, self.trust)
-        return CLDPRelease(setting, kernel, guarantee)
+        message = self.message_epsilon(setting)
+        kernel = table(message)
+        message = min(message, kernel.pure_epsilon)
+        return CLDPRelease(setting, kernel, message, self.claim(setting, message))
 
 
 def table(epsilon: float) -> Table:
@@ -57,7 +57,9 @@ class CLDPRelease:
 
     setting: Setting
     kernel: Table
+    message: float
     guarantee: Guarantee
+    gain: float = 1.0
 
     @property
     def size(self) -> int:
@@ -66,8 +68,9 @@ class CLDPRelease:
 
     @property
     def bits(self) -> float:
-        """The coordinate is public randomness; without it it costs log2 D bits more."""
-        return 1 / self.setting.dimension
+        """The coordinate is public randomness; where it is not, it costs log2 D bits more."""
+        sent = 1 + (math.log2(self.size) if self.guarantee.trust == "shuffler" else 0)
+        return sent / self.setting.dimension
 
     @cached_property
     def mse(self) -> float:
@@ -94,7 +97,25 @@ class CLDPRelease:
         return (transforms.hadamard(total[None, :])[0] * root)[: self.setting.dimension] / self.setting.clients
 
     def accounts(self) -> Accounts:
+        if self.guarantee.trust == "shuffler":
+            return Accounts(self.guarantee.epsilon, math.nan)
         return kernel_accounts(self.kernel, 1, self.setting.delta)
 
+    def epsilon_of(self, present: int) -> float:
+        return remaining_epsilon(self.guarantee, self.message, present)
+
+    @property
+    def epsilon_alone(self) -> float:
+        return self.message
+
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-        return self.kernel.sample(np.full(draws, np.clip(values[0] / self.setting.clip, -1, 1)), rng)
+        share = np.clip(values / self.setting.clip, -1, 1)
+        if self.guarantee.trust == "local":
+            return self.kernel.sample(np.full(draws, share[0]), rng)
+        return self.kernel.sample(np.tile(share, (draws, 1)), rng).sum(axis=1)  # of what is shuffled, its sum
+
+    def law(self, values: np.ndarray) -> Law:
+        rows = self.kernel.pmf(np.clip(values / self.setting.clip, -1, 1))
+        if self.guarantee.trust == "shuffler":
+            return Law.of_sum(list(rows))
+        return Law(np.arange(2), rows[0], self.setting.clip * self.kernel.values)

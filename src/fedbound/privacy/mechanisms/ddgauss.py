@@ -4,8 +4,7 @@ Source: Kairouz, Liu, Steinke, "The Distributed Discrete Gaussian Mechanism for 
 Aggregation", ICML 2021 (arXiv 2102.06387), in the pipeline of `fedbound.privacy.integer_noise`.
 
 A share is discrete Gaussian: P(z) proportional to exp(-z^2 / (2 v)), v = s^2 sigma^2 / n. A sum of such variables is no
-discrete Gaussian; the accounting pays for the difference with tau (`accounting.ddgauss_rdp`). D2P-Fed (Wang, Jia, Song
-2020, arXiv 2006.13039), which sums discrete Gaussians without that correction, is this mechanism, accounted again.
+discrete Gaussian; the accounting pays for the difference with tau (`accounting.ddgauss_rdp`).
 """
 
 from __future__ import annotations
@@ -38,6 +37,12 @@ class Parameters(integer_noise.Parameters):
         variance = shares * self.share_variance
         pmf = np.exp(-np.square(integer_noise.support(variance)) / (2 * variance))
         return pmf / pmf.sum()
+
+    def sum_pmf(self, shares: int) -> np.ndarray:
+        """By convolution: the law of the sum itself."""
+        reach = integer_noise.support(self.share_variance)
+        one = np.exp(-np.square(reach) / (2 * self.share_variance))
+        return integer_noise.power(one / one.sum(), shares)
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         return discrete_gaussian(math.sqrt(self.share_variance), shape, rng)

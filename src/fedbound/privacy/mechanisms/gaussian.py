@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedbound.privacy import accounting, transforms
-from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Continuous, Guarantee, Norm, Setting, Trust
 from fedbound.registry import MECHANISMS, Options
 
 
@@ -30,6 +30,7 @@ class Gaussian:
     norm: ClassVar[Norm] = "L2"
     trust: ClassVar[Trust] = "central server"
     adjacency: ClassVar[Adjacency] = "zero-out"
+    unbiased: ClassVar[bool] = True
 
     def __init__(self, options: Options):
         self.options = options
@@ -54,6 +55,7 @@ class GaussianRelease:
     noise: float
     guarantee: Guarantee
     bits: float = 32.0  # the server is trusted, so clients send plain float32
+    gain: float = 1.0
 
     @property
     def mse(self) -> float:
@@ -73,6 +75,26 @@ class GaussianRelease:
         delta = self.setting.delta
         return Accounts(self.guarantee.epsilon, accounting.rdp_epsilon(accounting.ORDERS, rdp, delta))
 
+    def epsilon_of(self, present: int) -> float:
+        return self.guarantee.epsilon  # the server adds the noise
+
+    @property
+    def epsilon_alone(self) -> float:
+        return math.inf
+
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         total = transforms.clip_l2(values[:, None], self.setting.clip).sum()
         return total + rng.normal(scale=self.noise, size=draws)
+
+    def law(self, values: np.ndarray) -> Continuous:
+        return normal_law(float(np.sum(values)), self.noise)
+
+
+def normal_law(mean: float, deviation: float) -> Continuous:
+    """The normal law."""
+    from scipy.special import ndtr
+
+    def cdf(y: np.ndarray) -> np.ndarray:
+        return np.asarray(ndtr((y - mean) / deviation))
+
+    return Continuous(cdf, mean - 8 * deviation, mean + 8 * deviation)

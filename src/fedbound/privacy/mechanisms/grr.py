@@ -29,6 +29,7 @@ class GRR(Local):
     """Generalised randomised response on 2^b dithered levels (local, pure epsilon-DP)."""
 
     name: ClassVar[str] = "grr"
+    unbiased: ClassVar[bool] = True
     options: GRROptions
 
     def kernel(self, epsilon: float) -> Table:

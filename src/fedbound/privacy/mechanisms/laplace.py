@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedbound.privacy import accounting, transforms
-from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Continuous, Guarantee, Norm, Setting, Trust
 from fedbound.registry import MECHANISMS, Options
 
 
@@ -29,6 +29,7 @@ class Laplace:
     norm: ClassVar[Norm] = "L1"
     trust: ClassVar[Trust] = "central server"
     adjacency: ClassVar[Adjacency] = "zero-out"
+    unbiased: ClassVar[bool] = True
 
     def __init__(self, options: Options):
         self.options = options
@@ -51,6 +52,7 @@ class LaplaceRelease:
     scale: float
     guarantee: Guarantee
     bits: float = 32.0  # the server is trusted, so clients send plain float32
+    gain: float = 1.0
 
     @property
     def noise(self) -> float:
@@ -74,6 +76,22 @@ class LaplaceRelease:
         rdp_epsilon = accounting.rdp_epsilon(accounting.ORDERS, rdp, self.setting.delta)
         return Accounts(self.guarantee.epsilon, rdp_epsilon)
 
+    def epsilon_of(self, present: int) -> float:
+        return self.guarantee.epsilon  # the server adds the noise
+
+    @property
+    def epsilon_alone(self) -> float:
+        return math.inf
+
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         total = transforms.clip_l1(values[:, None], self.setting.clip).sum()
         return total + rng.laplace(scale=self.scale, size=draws)
+
+    def law(self, values: np.ndarray) -> Continuous:
+        middle, scale = float(np.sum(values)), self.scale
+
+        def cdf(y: np.ndarray) -> np.ndarray:
+            half = np.exp(-np.abs(y - middle) / scale) / 2
+            return np.where(y < middle, half, 1 - half)
+
+        return Continuous(cdf, middle - 30 * scale, middle + 30 * scale)

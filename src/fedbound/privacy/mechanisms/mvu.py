@@ -38,6 +38,7 @@ class MVU(Local):
     """Unbiased quantization of least variance, found by linear programming (local, pure epsilon-DP)."""
 
     name: ClassVar[str] = "mvu"
+    unbiased: ClassVar[bool] = True
     options: MVUOptions
 
     def kernel(self, epsilon: float) -> Table:

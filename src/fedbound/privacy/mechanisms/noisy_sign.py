@@ -33,6 +33,7 @@ class NoisySign(Local):
     """Sign of a coordinate plus Gaussian noise (local, pure epsilon-DP for clipped coordinates; biased)."""
 
     name: ClassVar[str] = "noisy_sign"
+    unbiased: ClassVar[bool] = False
 
     def kernel(self, epsilon: float) -> Table:
         return table(noise(epsilon))

@@ -1,10 +1,10 @@
 """The Poisson-binomial mechanism: coins biased by the coordinate, summed by secure aggregation.
 
 Source: Chen, Özgür, Kairouz, "The Poisson Binomial Mechanism for Unbiased Federated Learning with Secure Aggregation",
-ICML 2022 (arXiv 2207.09916). Client: clip to an L2 norm c, rotate, clip each coordinate to c_inf (the paper takes a
-Kashin frame there), send z_j ~ Bin(m, 1/2 + theta x_j / c_inf), theta <= 1/4. Server:
-c_inf (sum z - nm/2) / (n m theta), rotated back. Unbiased but for the coordinate clip; the sum lies in 0..nm:
-nothing wraps.
+ICML 2022 (arXiv 2207.09916). Client: clip to an L2 norm c, rotate, clip each coordinate to c_inf, send
+z_j ~ Bin(m, 1/2 + theta x_j / c_inf), theta <= 1/4. Server: c_inf (sum z - nm/2) / (n m theta), rotated back. Unbiased
+but for the coordinate clip; the sum lies in 0..nm: nothing wraps. The paper takes a Kashin frame instead of the
+rotation (`rotation: kashin`): then no coordinate is clipped, but all N of them may be at full scale together.
 
 Accounting, ours (the theorem's constant could not be read): the exact pmfs of the sums. A coordinate of the others is a
 sum of coins with biases within theta, a mixture of sums with every coin at one of the two ends, and divergences are
@@ -28,7 +28,8 @@ from pydantic import Field
 
 from fedbound.errors import InputError
 from fedbound.privacy import accounting, loss, transforms
-from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Law, Norm, Setting, Trust
+from fedbound.privacy.rotation import Basis, Kind, Spread
 from fedbound.registry import MECHANISMS, Options
 
 MOST_THETA = 0.25
@@ -43,6 +44,10 @@ class PBMOptions(Options):
 
     bits: int = Field(default=16, ge=1, le=20, description="bits per coordinate that hold the sum, log2(n m + 1)")
     tail: float = Field(default=1e-3, gt=0, lt=1, description="probability that some rotated coordinate is clipped")
+    rotation: Kind = Field(
+        default="hadamard",
+        description="how a vector is spread: hadamard (then clipped), kashin (the paper) or none",
+    )
 
 
 @MECHANISMS.register("pbm", PBMOptions)
@@ -53,6 +58,7 @@ class PBM:
     norm: ClassVar[Norm] = "L2"
     trust: ClassVar[Trust] = "secure aggregation"
     adjacency: ClassVar[Adjacency] = "zero-out"
+    unbiased: ClassVar[bool] = True
 
     def __init__(self, options: PBMOptions):
         self.options = options
@@ -69,14 +75,13 @@ class PBM:
                 f"privacy.mechanism.bits: {self.options.bits} bits do not hold a coin of each of {setting.clients} "
                 f"clients; give at least {setting.clients.bit_length()}"
             )
-        size = transforms.padded(setting.dimension)
-        reach = transforms.coordinate_bound(setting.clip, size, self.options.tail)
-        budget = setting.rounds * (setting.clip / reach) ** 2
+        spread = Spread(self.options.rotation, setting.dimension, setting.clip, self.options.tail)
+        budget = setting.rounds * spread.budget
         limit = 1 / accounting.gaussian_multiplier(setting.epsilon, setting.delta)
         theta = limit / math.sqrt(budget * 4 * trials / setting.clients)  # where the sum of coins were Gaussian
         theta, epsilon = _within(setting, trials, budget, min(theta, MOST_THETA))
         guarantee = Guarantee(epsilon, setting.delta, accounting.JOINT_RDP, self.adjacency, self.trust)
-        return PBMRelease(setting, trials, theta, reach, self.options, guarantee)
+        return PBMRelease(setting, trials, theta, spread, guarantee)
 
 
 def _within(setting: Setting, trials: int, budget: float, theta: float) -> tuple[float, float]:
@@ -156,14 +161,19 @@ class PBMRelease:
     setting: Setting
     trials: int
     theta: float
-    reach: float
-    options: PBMOptions
+    spread: Spread
     guarantee: Guarantee
+    gain: float = 1.0
 
     @property
     def size(self) -> int:
-        """Padded dimension D."""
-        return transforms.padded(self.setting.dimension)
+        """Number D of coordinates that are sent."""
+        return self.spread.size
+
+    @property
+    def reach(self) -> float:
+        """c_inf: what a coordinate is at most."""
+        return self.spread.reach
 
     @property
     def bits(self) -> float:
@@ -172,8 +182,14 @@ class PBMRelease:
 
     @cached_property
     def mse(self) -> float:
-        """(c_inf^2 / (4 m theta^2) - E y^2 / m + E (x - y)^2) / n: x a random direction's coordinate, clipped to y."""
-        x = self.setting.clip * transforms.sphere_coordinates(self.size)
+        """(c_inf^2 / (4 m theta^2) - E y^2 / m + E (x - y)^2) / n: x a random direction's coordinate, clipped to y.
+
+        A frame's d vectors are orthonormal, so that the error of its N coefficients is that of a coordinate, too.
+        """
+        if self.spread.kind == "hadamard":
+            x = self.setting.clip * transforms.sphere_coordinates(self.size)
+        else:
+            x = self.spread.sample[1]
         y = np.clip(x, -self.reach, self.reach)
         spread = self.reach**2 / (4 * self.trials * self.theta**2) - float(np.mean(y**2)) / self.trials
         return (spread + float(np.mean((x - y) ** 2))) / self.setting.clients
@@ -186,31 +202,54 @@ class PBMRelease:
     def estimate(self, vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         self.setting.check(vectors)
         public, private = rng.spawn(2)
-        signs = transforms.random_signs(self.size, public)
+        basis = self.spread.draw(public)
         total = np.zeros(self.size, dtype=np.int64)
         for block in transforms.blocks(vectors):
-            total += self.encode(block, signs, private).sum(axis=0)
-        return self.decode(total, signs)
+            total += self.encode(block, basis, private).sum(axis=0)
+        return self.decode(total, basis)
 
     def accounts(self) -> Accounts:
         """By loss distributions: as many coordinates at full scale as the L2 norm allows."""
         setting = self.setting
         pairs = [(p, q) for _, p, q in sum_pairs(setting.clients, self.trials, self.theta)]
-        full = min(self.size, max(1, int((setting.clip / self.reach) ** 2)))
+        full = min(self.size, max(1, int(self.spread.budget)))
         spread = loss.from_pairs(pairs).compose(full * setting.rounds, setting.delta * 1e-6)
         return Accounts(spread.epsilon(setting.delta), self.guarantee.epsilon)
 
-    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-        return self.encode(np.tile(values, draws)[:, None], np.ones(1), rng).reshape(draws, -1).sum(axis=1)
+    def epsilon_of(self, present: int) -> float:
+        budget = self.setting.rounds * self.spread.budget
+        return joint_epsilon(present, self.trials, self.theta, budget, self.setting.delta)
 
-    def encode(self, vectors: np.ndarray, signs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """What each client sends: float64 vectors [r, d] to counts int64 [r, D] in 0..m."""
-        rotated = transforms.rotate(transforms.clip_l2(vectors, self.setting.clip), signs)
-        bias = 0.5 + self.theta * np.clip(rotated / self.reach, -1, 1)
+    @property
+    def epsilon_alone(self) -> float:
+        return self.epsilon_of(1)
+
+    def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+        counts = self.encode(np.tile(values, draws)[:, None], self.spread.trivial, rng)[:, 0]
+        return counts.reshape(draws, -1).sum(axis=1)
+
+    def law(self, values: np.ndarray) -> Law:
+        """The sum of the counts; of one of a frame's two coefficients where there are two."""
+        pmf, outcomes = np.ones(1), np.arange(self.trials + 1)
+        for value in values:
+            inside = self.spread.trivial.coordinates(np.array([[value]]))[0, 0] / self.reach
+            pmf = np.convolve(pmf, _binomial(outcomes, self.trials, 0.5 + self.theta * min(1.0, max(-1.0, inside))))
+        n, m = self.setting.clients, self.trials
+        totals = np.arange(len(pmf))
+        one = self.spread.trivial.vectors(np.eye(self.size)[:1])[0, 0] * self.size
+        return Law(totals, pmf, one * self.reach * (totals - n * m / 2) / (n * m * self.theta))
+
+    def encode(self, vectors: np.ndarray, public: Basis | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """What each client sends: float64 vectors [r, d] to counts int64 [r, D] in 0..m.
+
+        `public` is the basis, or the random signs of the rotation.
+        """
+        spread = self.spread.basis(public).coordinates(transforms.clip_l2(vectors, self.setting.clip))
+        bias = 0.5 + self.theta * np.clip(spread / self.reach, -1, 1)
         return rng.binomial(self.trials, bias)
 
-    def decode(self, total: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    def decode(self, total: np.ndarray, public: Basis | np.ndarray) -> np.ndarray:
         """The mean from the summed counts: int64 [D] to float64 [d]."""
         n, m = self.setting.clients, self.trials
         mean = self.reach * (total - n * m / 2) / (n * m * self.theta)
-        return transforms.unrotate(mean[None, :], signs, self.setting.dimension)[0]
+        return self.spread.basis(public).vectors(mean[None, :])[0]

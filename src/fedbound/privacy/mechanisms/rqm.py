@@ -43,6 +43,7 @@ class RQM(Local):
     """Stochastic rounding between randomly kept levels (local, pure epsilon-DP)."""
 
     name: ClassVar[str] = "rqm"
+    unbiased: ClassVar[bool] = True
     options: RQMOptions
 
     def kernel(self, epsilon: float) -> Table:

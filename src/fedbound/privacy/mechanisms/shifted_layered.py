@@ -21,8 +21,8 @@ from typing import ClassVar
 import numpy as np
 
 from fedbound.privacy import accounting, transforms
-from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
-from fedbound.privacy.mechanisms.gaussian import Gaussian
+from fedbound.privacy.mechanisms import Accounts, Adjacency, Continuous, Guarantee, Norm, Setting, Trust
+from fedbound.privacy.mechanisms.gaussian import Gaussian, normal_law
 from fedbound.registry import MECHANISMS, Options
 
 
@@ -34,6 +34,7 @@ class ShiftedLayered:
     norm: ClassVar[Norm] = "L2"
     trust: ClassVar[Trust] = "central server"
     adjacency: ClassVar[Adjacency] = "zero-out"
+    unbiased: ClassVar[bool] = True
 
     def __init__(self, options: Options):
         self.options = options
@@ -51,6 +52,7 @@ class ShiftedLayeredRelease:
     setting: Setting
     noise: float
     guarantee: Guarantee
+    gain: float = 1.0
 
     @property
     def mse(self) -> float:
@@ -83,10 +85,21 @@ class ShiftedLayeredRelease:
         delta = self.setting.delta
         return Accounts(self.guarantee.epsilon, accounting.rdp_epsilon(accounting.ORDERS, rdp, delta))
 
+    def epsilon_of(self, present: int) -> float:
+        multiplier = self.share * math.sqrt(present / self.setting.rounds) / self.setting.clip
+        return max(self.guarantee.epsilon, accounting.gaussian_exact(multiplier, self.setting.delta))
+
+    @property
+    def epsilon_alone(self) -> float:
+        return math.inf
+
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         clipped = transforms.clip_l2(np.tile(values, draws)[:, None], self.setting.clip)[:, 0]
         shared = dither(clipped.shape, self.share, rng)
         return decode(quantize(clipped, shared), shared).reshape(draws, -1).sum(axis=1)
+
+    def law(self, values: np.ndarray) -> Continuous:
+        return normal_law(float(np.sum(values)), self.noise)
 
 
 @dataclass(frozen=True)

@@ -21,92 +21,41 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedbound.privacy import accounting, loss, transforms
-from fedbound.privacy.local import pick
-from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Norm, Setting, Trust
-from fedbound.registry import MECHANISMS, Options
+from fedbound.privacy import transforms
+from fedbound.privacy.local import MessageOptions, PerMessage, pick, remaining_epsilon, response_accounts
+from fedbound.privacy.mechanisms import Accounts, Guarantee, Law, Setting
+from fedbound.privacy.rotation import LEVEL, Frame, frame_size, kashin, random_frame
+from fedbound.registry import MECHANISMS
 
-ETA, DELTA = 0.4, 0.8
-LEVEL = 1 / ((1 - ETA) * math.sqrt(DELTA))  # K
 MOST_COORDINATES = 30
-_PROJECTIONS = 30
 
 
-class SQKROptions(Options):
+class SQKROptions(MessageOptions):
     """Options of `sqkr`."""
 
     coordinates: int = Field(default=0, ge=0, le=MOST_COORDINATES, description="bits a client sends; 0: of least error")
 
 
 @MECHANISMS.register("sqkr", SQKROptions)
-class SQKR:
+class SQKR(PerMessage):
     """Randomised response on single bits of sampled Kashin coordinates (local, pure epsilon-DP)."""
 
     name: ClassVar[str] = "sqkr"
-    norm: ClassVar[Norm] = "L2"
-    trust: ClassVar[Trust] = "local"
-    adjacency: ClassVar[Adjacency] = "replace"
+    unbiased: ClassVar[bool] = True
+    options: SQKROptions
 
     def __init__(self, options: SQKROptions):
-        self.options = options
+        super().__init__(options)
 
     def calibrate(self, setting: Setting) -> SQKRRelease:
         """The number of bits of least error; lambda follows from it and epsilon."""
         setting.once(self.name)
         most = min(MOST_COORDINATES, frame_size(setting.dimension))
         counts = [min(self.options.coordinates, most)] if self.options.coordinates else range(1, most + 1)
-        guarantee = Guarantee(setting.epsilon, setting.delta, accounting.PURE, self.adjacency, self.trust)
-        return min((SQKRRelease(setting, count, guarantee) for count in counts), key=lambda release: release.mse)
-
-
-def frame_size(dimension: int) -> int:
-    """N: at least twice the dimension."""
-    return 2 * transforms.padded(dimension)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A tight frame of N vectors in d dimensions: signed columns of the Hadamard matrix, drawn at random, public.
-
-    The columns must be drawn: the first d of N = 2d hold every row twice, so that nothing could be spread.
-    """
-
-    signs: np.ndarray
-    places: np.ndarray
-    size: int
-
-    def coefficients(self, vectors: np.ndarray) -> np.ndarray:
-        """T x: float64 [r, d] to [r, N], norms kept."""
-        wide = np.zeros((len(vectors), self.size))
-        wide[:, self.places] = vectors * self.signs
-        return transforms.hadamard(wide)
-
-    def vectors(self, coefficients: np.ndarray) -> np.ndarray:
-        """T^t a: float64 [r, N] to [r, d]."""
-        return transforms.hadamard(coefficients)[:, self.places] * self.signs
-
-
-def random_frame(dimension: int, rng: np.random.Generator) -> Frame:
-    """A frame of N = 2^(ceil(log2 d) + 1) vectors."""
-    size = frame_size(dimension)
-    return Frame(transforms.random_signs(dimension, rng), rng.permutation(size)[:dimension], size)
-
-
-def kashin(vectors: np.ndarray, frame: Frame, clip: float) -> np.ndarray:
-    """Coefficients [r, N] within K clip/sqrt(N) and with T^t a = x for rows x [r, d] of L2 norm at most `clip`.
-
-    By projecting in turn on the coefficients of x and on the box. What has not ended after `_PROJECTIONS` is clipped:
-    T^t a then misses x by what the clip took, which is little.
-    """
-    level = LEVEL * clip / math.sqrt(frame.size)
-    found = frame.coefficients(vectors)
-    for _ in range(_PROJECTIONS):
-        clipped = np.clip(found, -level, level)
-        missing = vectors - frame.vectors(clipped)
-        if np.abs(missing).max(initial=0.0) <= 1e-4 * clip / math.sqrt(frame.size):
-            break
-        found = clipped + frame.coefficients(missing)
-    return np.clip(found, -level, level)
+        message = self.message_epsilon(setting)
+        guarantee = self.claim(setting, message)
+        releases = (SQKRRelease(setting, count, message, guarantee) for count in counts)
+        return min(releases, key=lambda release: release.mse)
 
 
 @dataclass(frozen=True)
@@ -115,7 +64,9 @@ class SQKRRelease:
 
     setting: Setting
     coordinates: int
+    message: float
     guarantee: Guarantee
+    gain: float = 1.0
 
     @property
     def size(self) -> int:
@@ -125,12 +76,13 @@ class SQKRRelease:
     @property
     def kept(self) -> float:
         """lambda: the probability that the string of bits is not replaced by a uniform one."""
-        return math.expm1(self.setting.epsilon) / (math.exp(self.setting.epsilon) + 2**self.coordinates - 1)
+        return math.expm1(self.message) / (math.exp(self.message) + 2**self.coordinates - 1)
 
     @property
     def bits(self) -> float:
-        """The coordinates are public randomness; without it each costs log2 N bits more."""
-        return self.coordinates / self.setting.dimension
+        """The coordinates are public randomness; where they are not, each costs log2 N bits more."""
+        sent = 1 + (math.log2(self.size) if self.guarantee.trust == "shuffler" else 0)
+        return self.coordinates * sent / self.setting.dimension
 
     @cached_property
     def mse(self) -> float:
@@ -168,23 +120,52 @@ class SQKRRelease:
 
     def accounts(self) -> Accounts:
         """Of the sent string given two rounded ones: either of them, or any of the others, which tell nothing."""
+        if self.guarantee.trust == "shuffler":
+            return Accounts(self.guarantee.epsilon, math.nan)
         kept, other = self.string_pmf()
-        rest = (2**self.coordinates - 2) * other
-        p, q = np.array([kept, other, rest]), np.array([other, kept, rest])
-        if not rest:
-            p, q = p[:2], q[:2]
-        rdp = loss.renyi(p, q, accounting.COARSE_ORDERS)
-        epsilons = (
-            loss.from_pmfs(p, q).epsilon(self.setting.delta),
-            accounting.rdp_epsilon(accounting.COARSE_ORDERS, rdp, self.setting.delta),
-        )
-        return Accounts(*(min(self.setting.epsilon, epsilon) for epsilon in epsilons))
+        return response_accounts(kept, other, 2**self.coordinates, 1, self.message, self.setting.delta)
+
+    def epsilon_of(self, present: int) -> float:
+        return remaining_epsilon(self.guarantee, self.message, present)
+
+    @property
+    def epsilon_alone(self) -> float:
+        return self.message
 
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-        frame = Frame(np.ones(1), np.zeros(1, dtype=np.int64), self.size)
+        frame = self._plain()
         chosen = np.tile(np.arange(self.coordinates), (draws, 1))
-        bits = self.encode(np.full((draws, 1), values[0], dtype=np.float64), frame, chosen, rng) > 0
-        return bits @ (1 << np.arange(self.coordinates))
+
+        def message(value: float) -> np.ndarray:
+            bits = self.encode(np.full((draws, 1), value, dtype=np.float64), frame, chosen, rng) > 0
+            return bits @ (1 << np.arange(self.coordinates))
+
+        if self.guarantee.trust == "local":
+            return message(values[0])
+        return np.sum([message(value) for value in values], axis=0)  # of what is shuffled, its sum
+
+    def law(self, values: np.ndarray) -> Law:
+        """Outcomes are strings of bits, read as numbers."""
+        pmfs = [self._string_law(value) for value in values]
+        if self.guarantee.trust == "shuffler":
+            return Law.of_sum(pmfs)
+        strings = np.arange(2**self.coordinates)
+        signs = 2.0 * ((strings[:, None] >> np.arange(self.coordinates)) & 1) - 1
+        scale = LEVEL * self.setting.clip * math.sqrt(self.size) / (self.coordinates * self.kept)
+        wide = np.pad(signs, ((0, 0), (0, self.size - self.coordinates)))
+        return Law(strings, pmfs[0], self._plain().vectors(scale * wide)[:, 0])
+
+    def _string_law(self, value: float) -> np.ndarray:
+        coefficients = kashin(np.array([[value]]), self._plain(), self.setting.clip)[0, : self.coordinates]
+        up = (1 + np.clip(coefficients * math.sqrt(self.size) / (LEVEL * self.setting.clip), -1, 1)) / 2
+        pmf = np.ones(1)
+        for probability in up:
+            pmf = np.outer([1 - probability, probability], pmf).ravel()
+        return np.asarray(self.kept * pmf + (1 - self.kept) / len(pmf))
+
+    def _plain(self) -> Frame:
+        """For one coordinate."""
+        return Frame(np.ones(1), np.zeros(1, dtype=np.int64), self.size)
 
     def encode(self, vectors: np.ndarray, frame: Frame, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What each client sends: float64 vectors [r, d] and coordinates int64 [r, k] to signs float64 [r, k]."""

@@ -3,11 +3,10 @@ from fedbound import workflow as fedbound_workflow
 
 if workflow.is_main_process:
     # A job's own snakemake has the frozen plan: an edit of the study, even one that breaks it, does not reach it.
-    fedbound_workflow.check_files(
-        ["config/config.yaml", *workflow.overwrite_configfiles]
+    config = fedbound_workflow.read_config(
+        ["config/config.yaml", *workflow.overwrite_configfiles],
+        workflow.config_settings.config,
     )
-
-    configfile: "config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
@@ -28,6 +27,15 @@ wildcard_constraints:
 
 localrules:
     all,
+
+
+if workflow.is_main_process:
+
+    onstart:
+        fedbound_workflow.take_over(workflow.dag.needrun_jobs())
+
+    onerror:
+        fedbound_workflow.report_what_is_there(plan)
 
 
 rule all:

@@ -19,6 +19,7 @@ from fedbound.errors import FedboundError, InputError
 
 if TYPE_CHECKING:
     from fedbound.artifacts import Artifact
+    from fedbound.plan import Plan
 
 MPI_STAGES = ("profile", "train")
 
@@ -58,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate a study and say how many jobs it has")
     check.add_argument("study", type=Path, nargs="+", help="the study, and files that change it, in order")
     check.set_defaults(run=_check)
+    partial = commands.add_parser("partial", help="report what a study has so far, with the reasons for its holes")
+    _study_or_plan(partial)
+    partial.set_defaults(run=_partial)
     inspect = commands.add_parser("inspect", help="show an artifact, or compare the contents of two")
     inspect.add_argument("paths", type=Path, nargs="*", metavar="FILE")
     inspect.add_argument("--table", help="print this table as CSV")
@@ -80,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _study_or_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", type=Path, nargs="*", help="the study, and files that change it, in order")
+    parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="a plan that snakemake saved, instead")
+
+
 _STAGES = {
     "profile": "measure what training, codecs and links cost (MPI)",
     "calibrate": "find the largest error bound that keeps accuracy",
@@ -94,7 +103,12 @@ def _stage_parser(parser: argparse.ArgumentParser, stage: str) -> None:
     parser.add_argument("--scenario", required=True, metavar="JSON|FILE", help="the resolved scenario")
     parser.add_argument("--input", action="append", default=[], metavar="NAME=FILE", help="an artifact it reads")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.h5", help="the artifact to write")
+    if stage == "collect":
+        parser.add_argument(
+            "--allow-holes", action="store_true", help="collect what is there, and say why the rest is missing"
+        )
     if stage in MPI_STAGES:
+        parser.add_argument("--ranks", type=int, metavar="N", help="MPI ranks that must have been started")
         parser.add_argument("--transport", default="mpi", help="mpi (default) or local: all silos in this process")
     if stage == "train":
         parser.add_argument("--checkpoint-every", type=int, default=1, metavar="K", help="rounds between checkpoints")
@@ -169,7 +183,7 @@ def _inputs(pairs: Sequence[str]) -> dict[str, Path]:
 def _profile(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace) -> Artifact | None:
     from fedbound.profiling import stage
 
-    return stage.run(scenario, inputs, transport=arguments.transport)
+    return stage.run(scenario, inputs, transport=arguments.transport, ranks=arguments.ranks)
 
 
 def _calibrate(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace) -> Artifact | None:
@@ -197,6 +211,8 @@ def _train(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace
         checkpoint_every=arguments.checkpoint_every,
         wait_seconds=arguments.wait,
         write=lambda artifact: artifacts.write(out, artifact),
+        out=out,
+        ranks=arguments.ranks,
     )
 
 
@@ -214,12 +230,14 @@ def _simulate(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namesp
 
 def _collect(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace) -> Artifact | None:
     from fedbound.plan import Plan
-    from fedbound.report import stage
+    from fedbound.report import partial, stage
 
     if "plan" in inputs:
         plan = Plan.load(inputs.pop("plan"))
         inputs |= {name: Path(path) for name, path in plan.job("collect", "study").inputs.items()}
-    return stage.run(scenario, inputs, arguments.out)
+    artifact = stage.run(scenario, inputs, arguments.out, allow_holes=arguments.allow_holes)
+    partial.forget(arguments.out.parent)
+    return artifact
 
 
 _RUNNERS: dict[str, Callable[[Any, dict[str, Path], argparse.Namespace], Artifact | None]] = {
@@ -233,25 +251,33 @@ _RUNNERS: dict[str, Callable[[Any, dict[str, Path], argparse.Namespace], Artifac
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from fedbound import plan, study, study_file
+    from fedbound import plan, study_file
 
-    config: dict[str, Any] = {}
-    for path in arguments.study:
-        config = _merged(config, study_file.read_yaml(path))
-    parsed = study.parse(config)
-    study_file.check_data(parsed)
-    study_file.check_codecs(parsed)
+    parsed = study_file.read(arguments.study)
     jobs = plan.make(parsed).jobs
     print(f"{parsed.study} is a valid study; jobs: " + ", ".join(f"{len(v)} {k}" for k, v in jobs.items()))
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` changed by `over` as snakemake merges config files: mappings key by key, everything else whole."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merged(base[key], value) if both else value
-    return merged
+def _plan_of(arguments: argparse.Namespace) -> Plan:
+    from fedbound import plan, study_file
+
+    if arguments.plan:
+        return plan.Plan.load(arguments.plan)
+    return plan.make(study_file.read(arguments.study or [Path("config/config.yaml")]))
+
+
+def _partial(arguments: argparse.Namespace) -> None:
+    from fedbound import artifacts, study
+    from fedbound.report import partial
+
+    made = _plan_of(arguments)
+    job = made.job("collect", "study")
+    out = Path(job.path).parent / partial.FOLDER / "study.h5"
+    inputs = {name: Path(path) for name, path in job.inputs.items()}
+    artifact = partial.run(study.CollectScenario(**job.scenario), inputs, out)
+    artifacts.write(out, artifact)
+    print(partial.summary(artifact))
+    print(f"wrote {out.parent}/report.html and {out}")
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

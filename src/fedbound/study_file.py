@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedbound.errors import InputError
 from fedbound.registry import CODECS, DATASETS, PARTITIONS
-from fedbound.study import Study
+from fedbound.study import Study, parse
+
+
+def read(paths: Sequence[str | Path]) -> Study:
+    """The study in these files, each changing what those before it say, checked against this machine.
+
+    Raises:
+        InputError: naming file or key, and the mend.
+    """
+    config: dict[str, Any] = {}
+    for path in paths:
+        config = merged(config, read_yaml(path))
+    parsed = parse(config)
+    check_data(parsed)
+    check_codecs(parsed)
+    return parsed
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` changed by `over` as snakemake merges config files: mappings key by key, everything else whole.
+
+    But for one thing: a part that `over` gives another name does not keep the options of the part that it replaces.
+    """
+    if isinstance(over.get("name"), str) and over["name"] != base.get("name"):
+        return dict(over)
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        result[key] = merged(base[key], value) if both else value
+    return result
 
 
 def check_data(study: Study) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedbound import plan, study, study_file
+from fedbound.cluster import logs, orphans
 from fedbound.errors import FedboundError
 
 PLAN_VARIABLE = "FEDBOUND_PLAN"  # in the environment and not in a rule's params: resources in it rerun nothing
@@ -39,19 +41,23 @@ def frozen_plan(config: Mapping[str, Any], *, main: bool) -> plan.Plan:
     return made
 
 
-def check_files(paths: Sequence[str | os.PathLike[str]]) -> None:
-    """Refuse a study file that is not YAML, or holds a key twice, before snakemake reads it.
+def read_config(paths: Sequence[str | os.PathLike[str]], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The study as snakemake's config files and its `--config` say it; files that are not there are passed over.
+
+    Snakemake's own merging is not used: it would leave a part that an overlay replaces its predecessor's options.
 
     Raises:
-        SystemExit: with code 2, after one sentence with file and line.
+        SystemExit: with code 2, after one sentence with file and line, of a file that is not YAML or holds a key twice.
     """
+    config: dict[str, Any] = {}
     try:
         for path in paths:
             if Path(path).exists():
-                study_file.read_yaml(Path(path))
+                config = study_file.merged(config, study_file.read_yaml(Path(path)))
     except FedboundError as error:
         print(f"fedbound: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    return study_file.merged(config, options)
 
 
 def find_own_commands() -> None:
@@ -66,3 +72,30 @@ def find_own_commands() -> None:
 def input_flags(job: plan.Job) -> str:
     """The job's inputs as command-line flags, quoted for the shell."""
     return " ".join(f"--input {shlex.quote(f'{name}={path}')}" for name, path in job.inputs.items())
+
+
+def asked(made: plan.Plan, job: plan.Job, key: str, attempt: int) -> int:
+    """What a job asks for: the study's `resources`, and more where a failed attempt shows that it ran out of it.
+
+    The one place where attempts scale anything. `key` is "mem_mb" (megabytes) or "runtime" (minutes).
+    """
+    value = int(made.resources[job.stage][key])
+    return value * attempt if attempt > 1 and key in logs.ran_out_of(Path(job.path)) else value
+
+
+def take_over(jobs: Iterable[Any]) -> None:
+    """Cancel the Slurm jobs that a killed snakemake left for what is about to run; called under snakemake's lock.
+
+    Args:
+        jobs: snakemake's jobs that need to run.
+    """
+    waiting = [(job.rule.name, job.wildcards.scenario) for job in jobs if "scenario" in set(job.wildcards.keys())]
+    cancelled = orphans.cancel(waiting, Path.cwd())
+    if cancelled:
+        print(f"fedbound: cancelled Slurm jobs of an earlier run that was killed: {' '.join(cancelled)}", flush=True)
+
+
+def report_what_is_there(made: plan.Plan) -> None:
+    """After a failure: the report of what is done, and why the rest is not, in `results/<study>/partial/`."""
+    print(f"fedbound: some jobs failed; what is done goes to {plan.RESULTS}/{made.study}/partial/", flush=True)
+    subprocess.run(["fedbound", "partial", "--plan", os.environ[PLAN_VARIABLE]], check=False)

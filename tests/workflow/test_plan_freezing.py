@@ -45,8 +45,24 @@ def test_a_file_that_is_no_study_is_refused_with_its_line(tmp_path, capsys, text
     path = tmp_path / "s.yaml"
     path.write_text(text)
     with pytest.raises(SystemExit) as stopped:
-        workflow.check_files([tmp_path / "missing.yaml", path])
+        workflow.read_config([tmp_path / "missing.yaml", path], {})
     assert stopped.value.code == 2
     message = capsys.readouterr().err
     assert str(path) in message
     assert words in message
+
+
+def test_an_overlay_that_names_another_part_drops_the_options_of_the_old_one(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "study: x\nmodel: {name: mlp, hidden: [8]}\ntraining: {rounds: 3, batch_size: 8}\n"
+    )
+    (tmp_path / "b.yaml").write_text("model: {name: cnn}\ntraining: {rounds: 4}\n")
+    config = workflow.read_config([tmp_path / "a.yaml", tmp_path / "b.yaml"], {"training": {"batch_size": 16}})
+    assert config == {"study": "x", "model": {"name": "cnn"}, "training": {"rounds": 4, "batch_size": 16}}
+
+
+def test_an_overlay_that_keeps_a_part_changes_its_options(tmp_path):
+    (tmp_path / "a.yaml").write_text("study: x\nmodel: {name: mlp, hidden: [8]}\n")
+    (tmp_path / "b.yaml").write_text("model: {name: mlp, activation: tanh}\n")
+    config = workflow.read_config([tmp_path / "a.yaml", tmp_path / "b.yaml"], {})
+    assert config["model"] == {"name": "mlp", "hidden": [8], "activation": "tanh"}

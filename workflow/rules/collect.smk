@@ -15,9 +15,8 @@ rule collect:
         "../../envs/fedbound.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: plan.resources["collect"]["mem_mb"] * attempt,
-        runtime=lambda wildcards, attempt: plan.resources["collect"]["runtime"]
-        * attempt,
+        mem_mb=asks("collect", "mem_mb"),
+        runtime=asks("collect", "runtime"),
     params:
         scenario=plan.job("collect", "study").scenario_json,
     shell:

@@ -29,8 +29,10 @@ def ranks_of(stage):
 
 
 def asks(stage, key):
-    """Resource function: what the study's `resources` says, more with each attempt."""
-    return lambda wildcards, attempt: plan.resources[stage][key] * attempt
+    """Resource function: what the study's `resources` says, and more once a job ran out of it."""
+    return lambda wildcards, attempt: fedbound_workflow.asked(
+        plan, plan.job(stage, wildcards.get("scenario", "study")), key, attempt
+    )
 
 
 def collected(name):

@@ -21,4 +21,4 @@ rule profile:
         inputs=flags_of("profile"),
     shell:
         "OMP_NUM_THREADS={threads} {resources.mpi} -n {resources.tasks} python -m mpi4py -m fedbound profile"
-        " --scenario {params.scenario:q} {params.inputs} --out {output:q} > {log:q} 2>&1"
+        " --ranks {resources.tasks} --scenario {params.scenario:q} {params.inputs} --out {output:q} > {log:q} 2>&1"

@@ -22,4 +22,4 @@ rule train:
         inputs=flags_of("train"),
     shell:
         "OMP_NUM_THREADS={threads} {resources.mpi} -n {resources.tasks} python -m mpi4py -m fedbound train"
-        " --scenario {params.scenario:q} {params.inputs} --checkpoint-every {resources.checkpoint_every} --out {output:q} > {log:q} 2>&1"
+        " --ranks {resources.tasks} --scenario {params.scenario:q} {params.inputs} --checkpoint-every {resources.checkpoint_every} --out {output:q} > {log:q} 2>&1"

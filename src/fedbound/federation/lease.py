@@ -50,6 +50,7 @@ class Lease:
     def __init__(self, root: Path, wait_seconds: float = 0.0):
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
+        self.waited = False  # for another owner, who may have finished everything meanwhile
         self.owner = self._acquire(time.monotonic() + wait_seconds)
         self.folder = epoch_folder(self.root, self.owner.epoch)
         self.folder.mkdir(exist_ok=True)
@@ -73,6 +74,9 @@ class Lease:
                         f"another job (process {owner.pid} on {owner.host}{_job(owner)}) is writing the checkpoints in "
                         f"{self.root}; wait for it or cancel it"
                     )
+                if not self.waited:
+                    print(f"awaiting another job (process {owner.pid} on {owner.host}{_job(owner)})", flush=True)
+                self.waited = True
                 time.sleep(1.0)
                 continue
             owner = Owner(current + 1, socket.gethostname(), os.getpid(), _started(os.getpid()), _job_id())

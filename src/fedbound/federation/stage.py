@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedbound import artifacts, study
 from fedbound.artifacts import Artifact
-from fedbound.errors import InputError
+from fedbound.errors import ArtifactError, InputError
 from fedbound.federation import checkpoint, records, watch
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.lease import Lease, epoch_folder
@@ -31,6 +32,8 @@ def run(
     checkpoint_every: int = 1,
     wait_seconds: float = 0.0,
     write: Callable[[Artifact], None] = lambda artifact: None,
+    out: Path | None = None,
+    ranks: int | None = None,
 ) -> Artifact | None:
     """Train; returns the artifact on the server and None on silo ranks.
 
@@ -40,6 +43,8 @@ def run(
             ranks) or "local" (all in this process).
         wait_seconds: how long to await another living job on the same checkpoints.
         write: writes the finished artifact; checkpoints are deleted only after it has returned.
+        out: where `write` puts it: looked at after waiting for another job, which may have finished the run.
+        ranks: MPI ranks that the job asked for; None: any number that the silos fit in.
 
     Raises:
         InputError: the data, bounds or MPI setting do not fit the scenario.
@@ -52,15 +57,18 @@ def run(
         _refuse_foreign(bounds, scenario, inputs["bounds"])
     if transport not in ("mpi", "local"):
         raise InputError(f"--transport: {transport!r} is refused; possible: local, mpi")
-    comm = mpi.world(scenario.data.silos) if transport == "mpi" else None
+    comm = mpi.world(scenario.data.silos, ranks) if transport == "mpi" else None
     assembly.layout  # noqa: B018 - builds model and bounds now: what does not fit is refused before a lease is taken
     guarded = checkpoints / _guard(scenario, bounds)
     if comm is None:
-        return _serve_locally(scenario, assembly, guarded, checkpoint_every, wait_seconds, write)
+        return _serve_locally(scenario, assembly, guarded, checkpoint_every, wait_seconds, write, out)
     if comm.rank:
         _serve_silos(assembly, comm, checkpoint_every)
         return None
     lease = Lease(guarded, wait_seconds)
+    if (finished := _finished_by_another(scenario, lease, out)) is not None:
+        _announce(comm, {})
+        return finished
     absent = _absent(scenario, lease)
     resume = checkpoint.adopt(lease, range(scenario.data.silos))
     announcement = {"root": str(lease.root), "epoch": lease.epoch, "absent": sorted(absent)}
@@ -108,6 +116,8 @@ def _refuse_foreign(bounds: Artifact, scenario: study.TrainScenario, path: Path)
 
 def _serve_silos(assembly: Assembly, comm: Any, checkpoint_every: int) -> None:
     said = _announce(comm, {})
+    if not said:  # another job has finished the run
+        return
     root, epoch = Path(said["root"]), said["epoch"]
     numbers = [n for n in mpi.hosted(comm.rank, comm.size, assembly.data.silos) if n not in said["absent"]]
     watch.tell(watch.Rank(str(root), epoch, comm.rank, numbers))
@@ -118,12 +128,14 @@ def _serve_silos(assembly: Assembly, comm: Any, checkpoint_every: int) -> None:
 
 
 def _announce(comm: Any, said: dict[str, Any]) -> dict[str, Any]:
-    """Broadcast the server's JSON object as bytes."""
+    """Broadcast the server's JSON object as bytes; who waits for it sleeps, since it may take another job's end."""
     import numpy as np
 
     raw = np.frombuffer(json.dumps(said).encode(), np.uint8).copy()
     length = np.array([len(raw)], np.int64)
-    comm.Bcast(length, root=0)
+    request = comm.Ibcast(length, root=0)
+    while not request.Test():
+        time.sleep(0.005)
     if comm.rank:
         raw = np.empty(int(length[0]), np.uint8)
     comm.Bcast(raw, root=0)
@@ -138,11 +150,29 @@ def _serve_locally(
     checkpoint_every: int,
     wait_seconds: float,
     write: Callable[[Artifact], None],
+    out: Path | None,
 ) -> Artifact:
     lease = Lease(checkpoints, wait_seconds)
+    if (finished := _finished_by_another(scenario, lease, out)) is not None:
+        return finished
     resume = checkpoint.adopt(lease, range(scenario.data.silos))
     transport = assembly.local(None, lease.folder, checkpoint_every)
     return _complete(scenario, assembly, transport, lease, resume, checkpoint_every, write)[0]
+
+
+def _finished_by_another(scenario: study.TrainScenario, lease: Lease, out: Path | None) -> Artifact | None:
+    """The artifact of the job that was waited for, if it finished this very scenario; the lease is then given back."""
+    if not lease.waited or out is None or not out.exists():
+        return None
+    try:
+        artifact = artifacts.read(out, "train")
+    except ArtifactError:
+        return None
+    if artifact.scenario != scenario.model_dump(mode="json"):
+        return None
+    print(f"another job has finished this run meanwhile; {out} is its artifact", flush=True)
+    lease.release(done=True)
+    return artifact
 
 
 def _complete(

@@ -26,8 +26,10 @@ from fedbound.federation.transports import Transport, mpi
 _COSTS = ("train_seconds", "evaluate_seconds", "model_seconds", "encode_seconds", "decode_seconds")
 
 
-def run(scenario: study.ProfileScenario, inputs: Mapping[str, Path], *, transport: str = "mpi") -> Artifact | None:
-    """Measure; returns the artifact on the server and None on silo ranks.
+def run(
+    scenario: study.ProfileScenario, inputs: Mapping[str, Path], *, transport: str = "mpi", ranks: int | None = None
+) -> Artifact | None:
+    """Measure; returns the artifact on the server and None on silo ranks. `ranks`: as many must have been started.
 
     Raises:
         InputError: the MPI setting does not fit the scenario.
@@ -40,7 +42,7 @@ def run(scenario: study.ProfileScenario, inputs: Mapping[str, Path], *, transpor
         return _measure(scenario, assembly, lambda: assembly.local(), ranks=1)
     if transport != "mpi":
         raise InputError(f"--transport: {transport!r} is refused; possible: local, mpi")
-    comm = mpi.world(scenario.data.silos)
+    comm = mpi.world(scenario.data.silos, ranks)
     if comm.rank:
         endpoint = mpi.MpiEndpoint(comm)
         silos = {number: assembly.silo(number) for number in mpi.hosted(comm.rank, comm.size, scenario.data.silos)}

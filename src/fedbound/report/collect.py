@@ -18,6 +18,7 @@ import numpy as np
 
 from fedbound import schemas, study
 from fedbound.artifacts import Artifact, Column, Field, Schema, Table, canonical, read, stamp
+from fedbound.cluster import logs
 from fedbound.errors import ArtifactError, InputError
 from fedbound.plan import STAGES
 from fedbound.report import comparison, labels, recommend
@@ -133,8 +134,15 @@ def _read_all(name: str, inputs: Mapping[str, Path], allow_holes: bool) -> list[
         except ArtifactError as error:
             if not allow_holes:
                 raise
-            found.append(Scenario(stage, stem, None, error=str(error)))
+            found.append(Scenario(stage, stem, None, error=_why(inputs[key], error)))
     return found
+
+
+def _why(path: Path, error: ArtifactError) -> str:
+    """Why there is no artifact: what its job's log says last, or that the job has not run."""
+    if path.exists():
+        return str(error)
+    return logs.last_error(path) or f"{path} is not there: its job has not run, or what it reads is missing"
 
 
 def _read(name: str, stage: str, path: Path) -> Artifact:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedbound.errors import FederationError, InputError
+from fedbound.federation.transports import placement
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm as Comm
@@ -26,12 +27,17 @@ _FIRST_PAUSE = 20e-6
 _LONGEST_PAUSE = 1e-3
 
 
-def world(silos: int) -> Comm:
+def world(silos: int, ranks: int | None = None) -> Comm:
     """COMM_WORLD, checked to have a server and from one to `silos` ranks for the silos.
+
+    Args:
+        silos: silos of the scenario.
+        ranks: the size that the job asked its launcher for; None: any that the silos fit in.
 
     Raises:
         InputError: there is no MPI library, mpi4py and the library do not fit, or the size is another: a launcher of
-            one MPI with the library of another starts N separate programs that would all succeed alone.
+            one MPI with the library of another starts N separate programs that would all succeed alone. Or all ranks
+            are on one of the several nodes that a Slurm job has.
     """
     try:
         from mpi4py import MPI
@@ -48,6 +54,7 @@ def world(silos: int) -> Comm:
             f"each, at least 2, and this job has {comm.size} (library: {library}); start it with "
             f"'mpiexec -n {silos + 1}' of that same MPI, or use --transport local"
         )
+    placement.check(comm, ranks)
     largest = comm.Get_attr(MPI.TAG_UB)
     if largest is not None and silos > largest:
         raise InputError(f"data.silos: {silos} silos are more than this MPI has tags for ({largest}); use fewer")

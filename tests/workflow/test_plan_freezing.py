@@ -66,3 +66,27 @@ def test_an_overlay_that_keeps_a_part_changes_its_options(tmp_path):
     (tmp_path / "b.yaml").write_text("model: {name: mlp, activation: tanh}\n")
     config = workflow.read_config([tmp_path / "a.yaml", tmp_path / "b.yaml"], {})
     assert config["model"] == {"name": "mlp", "hidden": [8], "activation": "tanh"}
+
+
+def test_an_attempt_asks_for_more_only_of_what_ran_out(tmp_path, monkeypatch):
+    from fedbound import plan, study
+    from fedbound.cluster import logs
+
+    monkeypatch.chdir(tmp_path)
+    made = plan.make(study.parse(STUDY))
+    job = next(iter(made.jobs["train"].values()))
+    asks = {key: made.resources["train"][key] for key in ("mem_mb", "runtime")}
+
+    def asked(attempt, log):
+        path = logs.rule_log(tmp_path / job.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(log)
+        return {key: workflow.asked(made, job, key, attempt) for key in asks}
+
+    limit = "slurmstepd-n1: error: *** STEP 5.0 ON n1 CANCELLED AT 2026-11-25T18:48:17 DUE TO TIME LIMIT ***\n"
+    assert asked(1, limit) == asks
+    assert asked(2, limit) == {**asks, "runtime": 2 * asks["runtime"]}
+    memory = "slurmstepd: error: Detected 1 oom_kill event in StepId=5.0. Some of the step tasks have been OOM Killed.\n"
+    assert asked(3, memory) == {**asks, "mem_mb": 3 * asks["mem_mb"]}
+    assert asked(2, "fedbound: silo 0 failed in round 1: NaN\n") == asks
+    assert asked(2, "") == {key: 2 * value for key, value in asks.items()}  # nothing tells which

@@ -59,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate a study and say how many jobs it has")
     check.add_argument("study", type=Path, nargs="+", help="the study, and files that change it, in order")
     check.set_defaults(run=_check)
+    plan = commands.add_parser("plan", help="what of a study is done, what would run and why, and what that costs")
+    _study_or_plan(plan)
+    plan.add_argument("--jobs", action="store_true", help="list each job that would run")
+    plan.set_defaults(run=_plan)
     partial = commands.add_parser("partial", help="report what a study has so far, with the reasons for its holes")
     _study_or_plan(partial)
     partial.set_defaults(run=_partial)
@@ -264,6 +268,12 @@ def _plan_of(arguments: argparse.Namespace) -> Plan:
     if arguments.plan:
         return plan.Plan.load(arguments.plan)
     return plan.make(study_file.read(arguments.study or [Path("config/config.yaml")]))
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from fedbound import outlook
+
+    print(outlook.text(_plan_of(arguments), every_job=arguments.jobs))
 
 
 def _partial(arguments: argparse.Namespace) -> None:

@@ -431,6 +431,11 @@ class Resources(Section):
     """How jobs run. Nothing here changes a number in a result, so nothing here makes a stage run again."""
 
     checkpoint_every: int = Field(default=1, ge=1, description="rounds between checkpoints: the most a kill can cost")
+    max_core_hours: float | None = Field(
+        default=None,
+        gt=0,
+        description="a study whose jobs to come are estimated (`fedbound plan`) above this is refused; null: no limit",
+    )
     profile: StageResources = StageResources()
     calibrate: StageResources = StageResources()
     train: StageResources = StageResources()

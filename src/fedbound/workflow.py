@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedbound import plan, study, study_file
+from fedbound import expense, plan, study, study_file
 from fedbound.cluster import logs, orphans
 from fedbound.errors import FedboundError
 
@@ -33,6 +33,7 @@ def frozen_plan(config: Mapping[str, Any], *, main: bool) -> plan.Plan:
         study_file.check_data(parsed)
         study_file.check_codecs(parsed)
         made = plan.make(parsed)
+        expense.refuse_above_limit(made)
         path = made.save(Path(plan.RESULTS) / parsed.study / ".plan")
     except FedboundError as error:
         print(f"fedbound: {error}", file=sys.stderr)

@@ -43,8 +43,11 @@ def slurm_logs(artifact: Path) -> list[Path]:
 
 def _place(artifact: Path) -> tuple[Path, str]:
     """The folder that holds `results`, and the job's name below `logs` and `benchmarks`."""
-    if artifact.name == "study.h5":
+    artifact = artifact.absolute()
+    if artifact.name == "study.h5" and len(artifact.parents) > 2:
         return artifact.parents[2], f"{artifact.parents[0].name}/collect"
+    if len(artifact.parents) < 4:
+        return artifact.parent, f"-/-/{artifact.stem}"
     return artifact.parents[3], f"{artifact.parents[1].name}/{artifact.parents[0].name}/{artifact.stem}"
 
 

@@ -139,10 +139,8 @@ def _read_all(name: str, inputs: Mapping[str, Path], allow_holes: bool) -> list[
 
 
 def _why(path: Path, error: ArtifactError) -> str:
-    """Why there is no artifact: what its job's log says last, or that the job has not run."""
-    if path.exists():
-        return str(error)
-    return logs.last_error(path) or f"{path} is not there: its job has not run, or what it reads is missing"
+    """Why there is no artifact: the last error in its job's log, where there is one."""
+    return (not path.exists() and logs.last_error(path)) or str(error)
 
 
 def _read(name: str, stage: str, path: Path) -> Artifact:

@@ -54,7 +54,7 @@ def world(silos: int, ranks: int | None = None) -> Comm:
             f"each, at least 2, and this job has {comm.size} (library: {library}); start it with "
             f"'mpiexec -n {silos + 1}' of that same MPI, or use --transport local"
         )
-    placement.check(comm, ranks)
+    placement.check(comm.size, comm.rank, ranks)
     largest = comm.Get_attr(MPI.TAG_UB)
     if largest is not None and silos > largest:
         raise InputError(f"data.silos: {silos} silos are more than this MPI has tags for ({largest}); use fewer")

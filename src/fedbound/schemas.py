@@ -491,6 +491,7 @@ STUDY_SETTINGS = Schema(
         "ratio_up": _f("1", "uncompressed over sent bytes, uplink, mean over seeds"),
         "ratio_both": _f("1", "uncompressed over sent bytes, both ways, mean over seeds"),
         "violations": _i("1", "bound violations caught and mended at the sender, all seeds"),
+        "epsilon": _f("1", "epsilon of the whole run, the largest over seeds; NaN without privacy"),
         "round_seconds": _seconds("measured time of a round, mean over seeds"),
     }
 )
@@ -533,12 +534,14 @@ STUDY_PARETO = Schema(
         "drop": _f("percentage point", "mean drop against uncompressed; 0 for the uncompressed setting"),
         "drop_upper": _f("percentage point", "its one-sided 95 % upper limit; NaN below two seeds"),
         "worst_silo_drop": _f("percentage point", "what the worst silo loses against uncompressed"),
+        "epsilon": _f("1", "epsilon of the whole run, the largest over seeds; NaN without privacy"),
         "seeds": _i("1", "seeds paired"),
         "acceptable": _i("1", "1 where drop and worst silo stay within the report's tolerance"),
         "front": _i("1", "1 where no other setting has fewer bytes and no less accuracy and worst silo"),
         "chosen": _i("1", "1 for the setting recommended"),
         "reason": _s("why it was chosen, or why not"),
         "round_seconds": _seconds("measured time of a round, mean over seeds"),
+        "predicted_seconds": _seconds("predicted time of a round at the study's largest number of clients, mean"),
     }
 )
 

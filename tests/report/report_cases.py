@@ -67,6 +67,7 @@ def train(
             schemas.RUN_ROUNDS,
             round=r,
             accuracy=at[r],
+            epsilon=float("nan"),
             bytes_up=bytes_up // ROUNDS * (r > 0),
             bytes_down=BYTES_DOWN // ROUNDS * (r > 0),
             seconds=0.5 * (r > 0),

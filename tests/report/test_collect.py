@@ -14,6 +14,7 @@ from report_cases import (
     SEEDS,
     SILOS,
     SZ3,
+    TRAINING,
     collect_scenario,
     simulate,
     train,
@@ -254,3 +255,25 @@ def test_a_downlink_like_the_uplink_is_not_said_twice() -> None:
     assert labels.flatten(same) == {"exchange.codec.name": "sz3", "exchange.bound": 0.1}
     other = {"exchange": {**same["exchange"], "downlink": {"name": "none"}, "downlink_bound": None}}
     assert labels.flatten(other)["exchange.downlink.name"] == "none"
+
+
+def test_privacy_is_asked_for_and_not_chosen_among(tmp_path: Path) -> None:
+    """Runs under noise are compared with each other, not with those that protect nobody."""
+    private = {**TRAINING, "privacy": {"mechanism": "gaussian", "epsilon": 4.0}}
+    found = {
+        "train/a": train(NONE, 0, 0.95, 1000),
+        "train/b": train(NONE, 0, 0.60, 1000, training=private),
+        "train/c": train(SZ3, 0, 0.60, 100, training=private),
+    }
+    collected = collect.run(collect_scenario(), written(tmp_path, found))
+    chosen = collected["pareto"].query("chosen == 1").set_index("problem").setting
+    assert len(chosen) == 2
+    assert chosen.filter(like="4").str.startswith("sz3").all()
+
+
+def test_the_largest_scale_is_predicted_beside_every_setting(collected: artifacts.Artifact) -> None:
+    simulations, pareto = collected["simulations"], collected["pareto"].set_index("setting")
+    largest = simulations[simulations.clients == simulations.clients.max()].groupby("setting").round_seconds.mean()
+    assert len(largest) >= 2
+    for setting, seconds in largest.items():
+        assert pareto.loc[setting, "predicted_seconds"] == pytest.approx(seconds)

@@ -100,7 +100,7 @@ def run(scenario: study.CollectScenario, inputs: Mapping[str, Path], allow_holes
     for name, source in SOURCES.items():
         tables[name] = concatenate(source, [one for one in found if one.stage == source.stage and one.artifact])
     tables["simulations"] |= _mean_parts(tables["simulations"], tables["simulation_rounds"])
-    tables["settings"] = comparison.settings(tables["runs"])
+    tables["settings"] = comparison.settings(tables["runs"], tables["rounds"])
     tables["comparisons"] = comparison.comparisons(tables["runs"])
     tables |= recommend.tables(tables, scenario.report.tolerance)
     tables["provenance"] = _provenance(found)
@@ -198,7 +198,8 @@ def _train_keys(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
     flats = [labels.flatten(a.scenario) for a in artifacts]
     varying = [key for key in labels.varying(flats) if key not in ("seed", *_EXCHANGE_LABEL)]
     context = [key for key in varying if not key.startswith(("exchange.", "calibration."))]
-    problem = [key for key in context if key.startswith(("data.", "model."))]
+    # what is asked for, and not chosen among: other data, another model, another privacy
+    problem = [key for key in context if key.startswith(("data.", "model.", "training.privacy"))]
     settings = labels.unique(
         [
             ", ".join(filter(None, [labels.exchange(a.scenario["exchange"]), labels.extras(f, varying)]))

@@ -16,9 +16,10 @@ UNCOMPRESSED = ("none", "lossless")
 _KEYS = ("setting", "context", "problem", "algorithm", "codec", "mode", "bound")
 
 
-def settings(runs: Table) -> Table:
-    """One row per setting: means over its seeds, in the order the settings appear. `runs` is study.h5's table."""
-    return schemas.STUDY_SETTINGS.table(_setting(runs, rows) for _, rows in groups(runs["setting"].values))
+def settings(runs: Table, rounds: Table) -> Table:
+    """One row per setting: means over its seeds, in the order the settings appear, from study.h5's two tables."""
+    spent = dict(zip(rounds["stem"].values, rounds["epsilon"].values, strict=True))  # of each run's last round
+    return schemas.STUDY_SETTINGS.table(_setting(runs, rows, spent) for _, rows in groups(runs["setting"].values))
 
 
 def groups(values: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
@@ -30,7 +31,7 @@ def groups(values: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
         yield value, np.array(rows)
 
 
-def _setting(runs: Table, rows: np.ndarray) -> dict[str, Any]:
+def _setting(runs: Table, rows: np.ndarray, spent: dict[str, float]) -> dict[str, Any]:
     def mean(column: str) -> float:
         return float(np.mean(runs[column].values[rows]))
 
@@ -47,8 +48,13 @@ def _setting(runs: Table, rows: np.ndarray) -> dict[str, Any]:
         "ratio_up": mean("ratio_up"),
         "ratio_both": mean("ratio_both"),
         "violations": int(runs["violations"].values[rows].sum()),
+        "epsilon": max((spent.get(stem, math.nan) for stem in runs["stem"].values[rows]), key=_nan_low),
         "round_seconds": mean("round_seconds"),
     }
+
+
+def _nan_low(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
 
 
 def _sd(values: np.ndarray) -> float:

@@ -12,6 +12,8 @@ from html import escape
 from string import Template
 from typing import Any
 
+import numpy as np
+
 from fedbound.artifacts import Artifact, Column, Table
 from fedbound.report import plots, text
 
@@ -292,9 +294,11 @@ _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
             "drop": _signed,
             "drop_upper": _signed,
             "worst_silo_drop": _signed,
+            "epsilon": text.number,
             "seeds": _count,
             "front": lambda value: "yes" if value else "no",
             "round_seconds": text.seconds,
+            "predicted_seconds": text.seconds,
             "reason": None,
         },
     ),
@@ -465,7 +469,7 @@ def _table(name: str, heading: str, writers: dict[str, Writer | None], table: Ta
     """A sortable table of the columns in `writers`; a text that all rows share is said once, below."""
     rows = min(_length(table), _MOST_ROWS)
     shared = {key: _shared(table[key]) for key, writer in writers.items() if not writer}
-    shown = {key: writer for key, writer in writers.items() if shared.get(key) is None}
+    shown = {k: writer for k, writer in writers.items() if shared.get(k) is None and not _unknown(table[k])}
     head = "".join(_head(key, table[key], writer) for key, writer in shown.items())
     chosen: Sequence[int] = table["chosen"].values.tolist() if "chosen" in table else []
     body = "".join(
@@ -488,6 +492,11 @@ def _shared(column: Column) -> str | None:
     texts = set(column.values)
     one = texts.pop()
     return one if not texts and (not one or (len(one) > 12 and len(column.values) > 1)) else None
+
+
+def _unknown(column: Column) -> bool:
+    """Whether no row has this figure, as epsilon in a study without privacy."""
+    return column.values.dtype.kind == "f" and bool(np.isnan(column.values).all())
 
 
 def _head(key: str, column: Column, writer: Writer | None) -> str:

@@ -38,7 +38,9 @@ class Candidate:
     bytes: float
     bytes_up: float
     ratio_up: float
+    epsilon: float
     round_seconds: float
+    predicted_seconds: float
     baseline: str
     drop: float
     drop_sd: float
@@ -88,13 +90,30 @@ def _candidates(study: Mapping[str, Table], rows: np.ndarray) -> list[Candidate]
     settings, comparisons = study["settings"], study["comparisons"]
     paired = {setting: i for i, setting in enumerate(comparisons["setting"].values)}
     baselines = set(comparisons["baseline"].values)
-    return [_candidate(settings, int(row), comparisons, paired, baselines) for row in rows]
+    predicted = _at_largest(study["simulations"])
+    return [_candidate(settings, int(row), comparisons, paired, baselines, predicted) for row in rows]
+
+
+def _at_largest(simulations: Table) -> dict[str, float]:
+    """Mean predicted seconds of a round by setting, at the study's largest number of clients."""
+    clients = simulations["clients"].values
+    most = clients.max(initial=0)
+    times: dict[str, list[float]] = {}
+    for row in np.flatnonzero(clients == most):
+        times.setdefault(simulations["setting"].values[row], []).append(simulations["round_seconds"].values[row])
+    return {setting: float(np.mean(values)) for setting, values in times.items()}
 
 
 def _candidate(
-    settings: Table, row: int, comparisons: Table, paired: Mapping[str, int], baselines: set[str]
+    settings: Table,
+    row: int,
+    comparisons: Table,
+    paired: Mapping[str, int],
+    baselines: set[str],
+    predicted: Mapping[str, float],
 ) -> Candidate:
     own = {key: settings[key].values[row] for key in _OWN}
+    own["predicted_seconds"] = predicted.get(own["setting"], math.nan)
     setting = own["setting"]
     if setting in paired:
         pair = {key: comparisons[key].values[paired[setting]] for key in _PAIRED}
@@ -119,6 +138,7 @@ _OWN = (
     "bytes",
     "bytes_up",
     "ratio_up",
+    "epsilon",
     "round_seconds",
 )
 _PAIRED = ("baseline", "drop", "drop_sd", "drop_upper", "worst_silo_drop", "saving", "seeds")
@@ -229,8 +249,10 @@ _PARETO = (
     "drop",
     "drop_upper",
     "worst_silo_drop",
+    "epsilon",
     "seeds",
     "round_seconds",
+    "predicted_seconds",
 )
 
 

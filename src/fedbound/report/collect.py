@@ -195,7 +195,7 @@ def _accepted(artifact: Artifact) -> float:
 
 
 def _train_keys(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
-    flats = [labels.flatten(a.scenario) for a in artifacts]
+    flats = [_with_privacy(labels.flatten(a.scenario), a.scenario["training"].get("privacy")) for a in artifacts]
     varying = [key for key in labels.varying(flats) if key not in ("seed", *_EXCHANGE_LABEL)]
     context = [key for key in varying if not key.startswith(("exchange.", "calibration."))]
     # what is asked for, and not chosen among: other data, another model, another privacy
@@ -222,6 +222,11 @@ def _train_keys(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
         }
         for a, flat, setting in zip(artifacts, flats, settings, strict=True)
     ]
+
+
+def _with_privacy(flat: labels.Flat, privacy: Mapping[str, Any] | None) -> labels.Flat:
+    """A run without privacy differs from one with it, although it has no keys of it that could vary."""
+    return {**flat, "training.privacy": privacy["mechanism"] if privacy else "none"}
 
 
 # Keys that the label of an exchange spells out by itself.

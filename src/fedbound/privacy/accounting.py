@@ -256,30 +256,38 @@ def worst_renyi(
 def sampled_rdp_epsilon(
     one: tuple[Sequence[int], np.ndarray], coordinates: int, rate: float, rounds: int, delta: float
 ) -> float:
-    """Epsilon by Rényi divergences, for comparison: coordinates added up, Poisson sampling by Zhu and Wang's bound.
+    """Epsilon by Rényi divergences, for comparison: coordinates added up, then `sampled_rdp`, then rounds."""
+    orders, rdp = one[0], coordinates * np.asarray(one[1])
+    return rdp_epsilon(orders, rounds * sampled_rdp(orders, rdp, rate), delta)
+
+
+def sampled_rdp(orders: Sequence[int], rdp: np.ndarray, rate: float) -> np.ndarray:
+    """Rényi divergences under Poisson sampling at `rate`, at integer `orders`: float64 [len(orders)].
+
+    `rdp` must bound both directions between neighbours of which one lacks what is sampled.
 
     Source: Zhu, Wang, "Poisson Subsampled Rényi Differential Privacy", ICML 2019, Theorem 5 (integer orders), the
-    general upper bound; the lesser of it and no amplification counts.
+    general upper bound; the lesser of it and no amplification counts. An order above the first one missing from the
+    run 2, 3, 4 ... is not amplified.
     """
     from scipy.special import gammaln, logsumexp
 
-    orders, rdp = one[0], coordinates * np.asarray(one[1])
-    if rate < 1:
-        table = dict(zip(orders, rdp, strict=True))
-        amplified = []
-        for order in orders:
-            if any(k not in table for k in range(2, order + 1)):
-                amplified.append(table[order])
-                continue
-            k = np.arange(2, order + 1)
-            binomials = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
-            weights = binomials + k * math.log(rate) + (order - k) * math.log1p(-rate)
-            terms = weights + (k - 1) * np.array([table[int(j)] for j in k])
-            terms[1:] += math.log(3)
-            first = (order - 1) * math.log1p(-rate) + math.log1p((order - 1) * rate)
-            amplified.append(min(table[order], float(logsumexp(np.append(terms, first))) / (order - 1)))
-        rdp = np.array(amplified)
-    return rdp_epsilon(orders, rounds * rdp, delta)
+    if rate >= 1:
+        return np.asarray(rdp)
+    known = {int(order): float(value) for order, value in zip(orders, rdp, strict=True)}
+    amplified = []
+    for order in orders:
+        if any(k not in known for k in range(2, order + 1)):
+            amplified.append(known[order])
+            continue
+        k = np.arange(2, order + 1)
+        binomials = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
+        weights = binomials + k * math.log(rate) + (order - k) * math.log1p(-rate)
+        terms = weights + (k - 1) * np.array([known[int(j)] for j in k])
+        terms[1:] += math.log(3)
+        first = (order - 1) * math.log1p(-rate) + math.log1p((order - 1) * rate)
+        amplified.append(min(known[order], float(logsumexp(np.append(terms, first))) / (order - 1)))
+    return np.array(amplified)
 
 
 def shuffled_epsilon(clients: int, local: float, delta: float) -> float:

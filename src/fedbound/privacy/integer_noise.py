@@ -77,18 +77,22 @@ class IntegerNoise:
             raise InputError(self._too_few_bits(setting, options))
         central = _central_noise(setting, options)
         noise = accounting.least_noise(
-            lambda noise: self._parameters(setting, options, noise).epsilon(setting.delta),
+            lambda noise: self.parameters_of(setting, options, noise).epsilon(setting.delta),
             setting.epsilon,
             central,
             MOST_NOISE * central,
             self.precision,
         )
-        parameters = self._parameters(setting, options, noise)
+        parameters = self.parameters_of(setting, options, noise)
         epsilon = parameters.epsilon(setting.delta)
         guarantee = Guarantee(epsilon, setting.delta, accounting.RDP, self.adjacency, self.trust)
         return IntegerNoiseRelease(setting, options, parameters, guarantee)
 
-    def _parameters(self, setting: Setting, options: IntegerNoiseOptions, noise: float) -> Parameters:
+    def parameters_of(self, setting: Setting, options: IntegerNoiseOptions, noise: float) -> Parameters:
+        """What a standard deviation `noise` of the sum implies, in the vectors' units.
+
+        The field must hold the sum's rounding: 4^bits above deviations^2 times clients.
+        """
         size = _spread(setting, options).size
         scale = _scale(setting, options, noise, size)
         limit = self._limit(scale * setting.clip, size, options)
@@ -103,7 +107,7 @@ class IntegerNoise:
         if 4.0**options.bits <= options.deviations**2 * setting.clients:
             return False
         most = MOST_NOISE * _central_noise(setting, options)
-        return self._parameters(setting, options, most).epsilon(setting.delta) <= setting.epsilon
+        return self.parameters_of(setting, options, most).epsilon(setting.delta) <= setting.epsilon
 
     def _too_few_bits(self, setting: Setting, options: IntegerNoiseOptions) -> str:
         more = range(options.bits + 1, MOST_BITS + 1)
@@ -157,6 +161,10 @@ class Parameters(ABC):
     def epsilon(self, delta: float, shares: int | None = None) -> float:
         """Epsilon at `delta` where only `shares` of the clients' noise shares are in the sum (default: the counted)."""
         return self._epsilon(delta, self.honest if shares is None else shares)
+
+    def renyi(self, shares: int) -> np.ndarray | None:
+        """Rényi divergence of one release with so many noise shares, float64 at `accounting.ORDERS`; None: infinite."""
+        return None
 
     @abstractmethod
     def _epsilon(self, delta: float, shares: int) -> float:

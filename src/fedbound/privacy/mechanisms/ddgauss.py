@@ -28,9 +28,11 @@ class DDGaussOptions(IntegerNoiseOptions):
 class Parameters(integer_noise.Parameters):
     """Discrete Gaussian shares."""
 
+    def renyi(self, shares: int) -> np.ndarray:
+        return accounting.ddgauss_rdp(accounting.ORDERS, self.l1, self.l2, self.share_variance, shares, self.size)
+
     def _epsilon(self, delta: float, shares: int) -> float:
-        rdp = accounting.ddgauss_rdp(accounting.ORDERS, self.l1, self.l2, self.share_variance, shares, self.size)
-        return accounting.rdp_epsilon(accounting.ORDERS, self.rounds * rdp, delta)
+        return accounting.rdp_epsilon(accounting.ORDERS, self.rounds * self.renyi(shares), delta)
 
     def noise_pmf(self, shares: int) -> np.ndarray:
         """That of one discrete Gaussian of the summed variance, which the sum is close to."""

@@ -102,12 +102,17 @@ def _within(setting: Setting, trials: int, budget: float, theta: float) -> tuple
 
 def joint_epsilon(clients: int, trials: int, theta: float, budget: float, delta: float) -> float:
     """Epsilon at `delta` of sums of `clients` times `trials` coins that share (c/c_inf)^2 = `budget`."""
+    return accounting.rdp_epsilon(accounting.COARSE_ORDERS, budget * joint_renyi(clients, trials, theta), delta)
+
+
+def joint_renyi(clients: int, trials: int, theta: float) -> np.ndarray:
+    """max_t g(t)/t^2 at `accounting.COARSE_ORDERS`: Rényi divergence per unit of (c/c_inf)^2, float64."""
     orders = accounting.COARSE_ORDERS
     steepest = np.zeros(len(orders))
     for t, p, q in sum_pairs(clients, trials, theta, T_GRID):
         both = np.maximum(loss.renyi(p, q, orders), loss.renyi(q, p, orders))
         steepest = np.maximum(steepest, both / t**2)
-    return accounting.rdp_epsilon(orders, budget * steepest, delta)
+    return steepest
 
 
 def sum_pairs(

@@ -33,9 +33,11 @@ class Parameters(integer_noise.Parameters):
         """Rate l of the two Poisson variables of one client's share."""
         return self.share_variance / 2
 
+    def renyi(self, shares: int) -> np.ndarray:
+        return accounting.skellam_rdp(accounting.ORDERS, self.l1, self.l2, shares * self.share_variance)
+
     def _epsilon(self, delta: float, shares: int) -> float:
-        rdp = accounting.skellam_rdp(accounting.ORDERS, self.l1, self.l2, shares * self.share_variance)
-        return accounting.rdp_epsilon(accounting.ORDERS, self.rounds * rdp, delta)
+        return accounting.rdp_epsilon(accounting.ORDERS, self.rounds * self.renyi(shares), delta)
 
     def noise_pmf(self, shares: int) -> np.ndarray:
         """Skellam's; above a variance of 10^5 a discrete Gaussian's, whose kurtosis differs by 1/variance."""

@@ -47,6 +47,9 @@ def markdown() -> str:
     lines = [_INTRO]
     for name, model in {**study.SWEPT, **study.FIXED}.items():
         lines += [f"## `{name}`", "", (model.__doc__ or "").strip().split("\n")[0], "", *_table(model), ""]
+        if name == "training":
+            nested = study.TrainingPrivacy
+            lines += ["### `training.privacy`", "", (nested.__doc__ or "").split("\n")[0], "", *_table(nested), ""]
     for title, parts in _PARTS.items():
         lines += [f"## {title}", ""]
         for name in parts.available():

@@ -130,30 +130,97 @@ class LocalTraining(Section):
         return self
 
 
-class TrainingPrivacy(Section):
-    """Output perturbation of every update: clipped, noised, then encoded; one silo's update is what is protected."""
+INTEGER_SUMS = ("skellam", "ddgauss", "binomial", "pbm")
 
-    mechanism: Literal["gaussian", "laplace"] = Field(default="gaussian", description="law of the noise")
-    clip: float = Field(default=1.0, gt=0, description="largest norm of an update: L2 (gaussian) or L1 (laplace)")
+
+class TrainingPrivacy(Section):
+    """What is protected in training, by which noise, put on where (docs/privacy.md, "In training").
+
+    - unit silo, gaussian or laplace: every update is clipped, noised, then encoded (output perturbation).
+    - unit silo, skellam, ddgauss, binomial or pbm: every update becomes integers with a share of the noise, and the
+      server decodes their sum modulo 2^bits (secure aggregation, simulated).
+    - unit record, gaussian: DP-SGD within each silo: per-record gradients clipped, their sum noised, step by step.
+    - unit record, skellam, ddgauss, binomial or pbm: one gradient per record and round, in sums as above.
+    """
+
+    unit: Literal["silo", "record"] = Field(
+        default="silo", description="what is protected: all of a silo's data at once, or one training record"
+    )
+    mechanism: Literal["gaussian", "laplace", "skellam", "ddgauss", "binomial", "pbm"] = Field(
+        default="gaussian", description="law of the noise; the last four are added as integer shares to a secure sum"
+    )
+    clip: float = Field(
+        default=1.0,
+        gt=0,
+        description="largest norm of an update (unit silo) or of one record's gradient (unit record): L2, laplace L1",
+    )
     epsilon: float | None = Field(
         default=None, gt=0, description="target epsilon of all rounds together, for which the noise is solved"
     )
     noise_multiplier: float | None = Field(
-        default=None, gt=0, description="noise over sensitivity, instead of a target epsilon"
+        default=None,
+        gt=0,
+        description="noise (of the sum, where there is one) over sensitivity, instead of a target epsilon",
     )
     delta: float = Field(default=1e-5, gt=0, lt=1, description="delta at which epsilon is stated")
     adjacency: Literal["zero-out", "replace-one"] = Field(
-        default="zero-out", description="a silo's update is removed (sensitivity clip) or exchanged (2 clip)"
+        default="zero-out",
+        description="what is protected is removed (sensitivity clip) or exchanged (2 clip; noised updates alone)",
+    )
+    bits: int | None = Field(
+        default=None, ge=2, le=32, description="bits per coordinate of a secure sum; null: 16 with sums, else none"
+    )
+    honest: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of silos whose noise is counted in a secure sum: the others may lie; null: 1 with sums",
+    )
+    rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="unit record: probability with which a record takes part in a step; null: batch_size over the "
+        "silo's samples for gaussian, 1 for sums",
     )
     insecure_seed: bool = Field(
         default=False, description="noise from the study's seed, to compare runs: it protects nobody"
     )
 
+    @property
+    def sums(self) -> bool:
+        """Whether silos send integers for a secure sum."""
+        return self.mechanism in INTEGER_SUMS
+
     @model_validator(mode="after")
-    def _one_of_two(self) -> TrainingPrivacy:
+    def _fits(self) -> TrainingPrivacy:
         if (self.epsilon is None) == (self.noise_multiplier is None):
             raise ValueError("give either epsilon or noise_multiplier")
+        if self.mechanism == "laplace" and self.unit == "record":
+            raise ValueError("the mechanism 'laplace' is refused with unit 'record'; use 'gaussian', or a secure sum's")
+        if self.adjacency == "replace-one" and (self.sums or self.unit == "record"):
+            raise ValueError("adjacency 'replace-one' is accounted for noised updates of silos alone; use 'zero-out'")
+        if self.rate is not None and self.unit == "silo":
+            raise ValueError("rate is refused with unit 'silo': the server knows which silos take part; remove it")
+        if not self.sums and (self.bits is not None or self.honest is not None):
+            raise ValueError(f"bits and honest are of secure sums and mechanism is {self.mechanism!r}; remove them")
+        if self.sums:  # spellings that mean the same become the same scenario
+            object.__setattr__(self, "bits", 16 if self.bits is None else self.bits)
+            object.__setattr__(self, "honest", 1.0 if self.honest is None else self.honest)
+            if self.unit == "record":
+                object.__setattr__(self, "rate", 1.0 if self.rate is None else self.rate)
+            if self.mechanism == "pbm" and self.bits is not None and self.bits > 20:
+                raise ValueError(
+                    f"bits {self.bits} are refused with pbm, whose coins are counted one by one; at most 20"
+                )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what says no more than its absence: settings of before those keys keep their artifacts' names."""
+        found: dict[str, Any] = handler(self)
+        absent = {"unit": "silo", "bits": None, "honest": None, "rate": None}
+        return {key: value for key, value in found.items() if key not in absent or value != absent[key]}
 
 
 class Training(LocalTraining):
@@ -183,7 +250,37 @@ class Training(LocalTraining):
                 f"the algorithm {self.algorithm['name']!r} needs every silo in every round and does not go with this "
                 "scheduler; use 'sync' without participation and quorum, or another algorithm"
             )
+        self._check_privacy(in_step)
         return self
+
+    def _check_privacy(self, in_step: bool) -> None:
+        """Refuse what the accounting does not cover."""
+        privacy, name = self.privacy, self.algorithm["name"]
+        if privacy is None:
+            return
+        if privacy.sums and not in_step:
+            raise ValueError(
+                f"privacy.mechanism {privacy.mechanism!r} sums one update of every silo in every round and does not go "
+                "with this scheduler; use 'sync' without participation and quorum"
+            )
+        if privacy.sums and not getattr(ALGORITHMS.make(self.algorithm), "of_mean", False):
+            raise ValueError(
+                f"the algorithm {name!r} needs each silo's own update, and privacy.mechanism {privacy.mechanism!r} "
+                "shows their sum alone; use 'fedavg', 'fedprox', 'fedavgm', 'fedadam', 'fedyogi' or 'fedadagrad'"
+            )
+        if privacy.epsilon is not None and self.scheduler["name"] != "sync":
+            raise ValueError(
+                f"privacy.epsilon {privacy.epsilon:g} is refused with the scheduler {self.scheduler['name']!r}: how "
+                "often a silo reports is not known before; give privacy.noise_multiplier instead"
+            )
+        if privacy.unit == "record" and self.scheduler["name"] == "compass":
+            raise ValueError("privacy.unit 'record' counts steps, which the scheduler 'compass' varies; use another")
+        one_step = self.local_epochs == 1 and self.optimizer == "sgd" and not (self.momentum or self.weight_decay)
+        if privacy.sums and privacy.unit == "record" and not one_step:
+            raise ValueError(
+                f"privacy.unit 'record' with {privacy.mechanism!r} sends one gradient per record and round; set "
+                "local_epochs to 1, optimizer to sgd, momentum and weight_decay to 0"
+            )
 
 
 class Guard(Section):
@@ -577,6 +674,7 @@ def parse(config: Mapping[str, Any]) -> Study:
         raise InputError("profiling: off is refused: simulations are computed from a profile; say simulation: off too")
     models = tuple(_parts(MODELS, config.get("model", "mlp"), "model"))
     _refuse_unreadable(swept["data"], models)
+    _refuse_compressed_sums(swept["training"], swept["exchange"])
     return Study(
         study=name,
         seeds=_seeds(config.get("seeds", [0, 1, 2])),
@@ -589,6 +687,36 @@ def parse(config: Mapping[str, Any]) -> Study:
 def _is_off(config: Mapping[str, Any], key: str) -> bool:
     """Whether the study says `key: off`, which YAML reads as false."""
     return key in OFF and config.get(key) is False
+
+
+def _refuse_compressed_sums(trainings: Iterable[Training], exchanges: Iterable[Exchange]) -> None:
+    """Raises InputError where updates of a secure sum would be sent through a codec, or be no updates."""
+    for training, exchange in itertools.product(trainings, exchanges):
+        if training.privacy is not None:
+            check_private_exchange(training.privacy, exchange)
+
+
+def check_private_exchange(privacy: TrainingPrivacy, exchange: Exchange) -> None:
+    """Raise InputError where private updates cannot be sent so.
+
+    Raises:
+        InputError: a secure sum through a lossy codec or with a residual; weights; values that cannot be clipped.
+    """
+    if privacy.sums and exchange.codec["name"] != "none":
+        raise InputError(
+            f"exchange.codec: {exchange.codec['name']!r} is refused with training.privacy.mechanism "
+            f"{privacy.mechanism!r}: integers of a secure sum take no codec and no residual; set codec to none (the "
+            "model's way down may have one: downlink)"
+        )
+    if exchange.mode == "weights":
+        raise InputError(
+            "exchange.mode: 'weights' is refused with training.privacy: noise is put on the clipped update; use 'delta'"
+        )
+    if exchange.non_finite == "lossless":
+        raise InputError(
+            "exchange.non_finite: 'lossless' is refused with training.privacy: NaN and infinite values cannot be "
+            "clipped; use 'reject'"
+        )
 
 
 def _refuse_unreadable(data: Iterable[Data], models: Iterable[dict[str, Any]]) -> None:

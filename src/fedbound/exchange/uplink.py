@@ -88,6 +88,10 @@ class Receiver:
         self.extras = extras
         self._decoders = decoders(codec)
 
+    def expected(self) -> list[tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of each record of an update, by name index."""
+        return self.layout.expected(self.extras)
+
     def decode(self, message: Message, out: np.ndarray, extras: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
         """Decode an update message into `out` (flat float32) as it was sent: a change, or weights.
 

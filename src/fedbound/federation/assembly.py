@@ -24,9 +24,13 @@ from fedbound.federation.failures import Failures
 from fedbound.federation.guard import Guard
 from fedbound.federation.ledger import Ledger
 from fedbound.federation.outbox import Exchange
+from fedbound.federation.private import PrivateSums
 from fedbound.federation.records import Records
+from fedbound.federation.resend import Resend
 from fedbound.federation.server import Server
 from fedbound.federation.silo import Silo
+from fedbound.federation.spending import Nothing, Spending, Updates
+from fedbound.federation.summing import OfSums
 from fedbound.federation.transports import Transport
 from fedbound.federation.transports.local import LocalTransport
 from fedbound.privacy import rounds
@@ -84,17 +88,8 @@ class Assembly:
         """
         if self.training.privacy is None:
             return
+        study.check_private_exchange(self.training.privacy, self.exchange)
         client = self.client_of(self.training.algorithm)
-        if self.exchange.mode == "weights":
-            raise InputError(
-                "exchange.mode: 'weights' is refused with training.privacy: noise is put on the clipped update; "
-                "use 'delta'"
-            )
-        if self.exchange.non_finite == "lossless":
-            raise InputError(
-                "exchange.non_finite: 'lossless' is refused with training.privacy: NaN and infinite values cannot be "
-                "clipped; use 'reject'"
-            )
         if client.extras or client.wants_global_loss:
             raise InputError(
                 f"training.algorithm: {self.training.algorithm['name']!r} is refused with training.privacy: it sends "
@@ -166,14 +161,7 @@ class Assembly:
 
     def silo(self, number: int, folder: Path | None = None, checkpoint_every: int = 1) -> Silo:
         """Silo `number`; its checkpoints go to `folder`."""
-        feedback = bool(self.exchange.error_feedback)
-        uplink = Uplink(self.encoder("up", number), self.exchange.mode, feedback, self._perturbation(number))
-        return Silo(
-            number,
-            self.module(),
-            self.silos.silos[number],
-            self.layout,
-            uplink,
+        ends: tuple[Any, ...] = (
             self.codec("down"),
             self.client(),
             self.training,
@@ -181,6 +169,13 @@ class Assembly:
             checkpoint.Store(folder, f"silo-{number}", self._keep(checkpoint_every)) if folder else None,
             Ledger(ledger.path(folder.parent, number) if folder else None),
         )
+        parts = (number, self.module(), self.silos.silos[number], self.layout)
+        if self.private is not None:
+            sent = Resend(folder.parent / f"sent-{number}" if folder else None, 2 * checkpoint_every + 2)
+            return self.private.silo(parts, ends, sent)
+        feedback = bool(self.exchange.error_feedback)
+        uplink = Uplink(self.encoder("up", number), self.exchange.mode, feedback, self._perturbation(number))
+        return Silo(*parts, uplink, *ends)
 
     def server(
         self,
@@ -194,14 +189,17 @@ class Assembly:
         Args:
             absent: silo -> why it takes no part any more.
         """
-        scheduler = self.scheduler()
+        exchange, algorithm = self._server_exchange(), ALGORITHMS.make(self.training.algorithm)
+        if self.private is not None:
+            exchange.receiver = self.private.receiver(folder.parent / "sums.jsonl" if folder else None)
+            algorithm = OfSums(algorithm, exchange.receiver)
         return Server(
             self.layout,
             self.initial_state(),
-            ALGORITHMS.make(self.training.algorithm),
-            scheduler,
+            algorithm,
+            self.scheduler(),
             transport,
-            self._server_exchange(),
+            exchange,
             self.training.evaluate_every,
             Records(folder / "records.jsonl" if folder else None),
             checkpoint.Store(folder, checkpoint.SERVER) if folder else None,
@@ -215,27 +213,43 @@ class Assembly:
     def _perturbation(self, number: int) -> perturb.Perturbation | None:
         """What silo `number` does to its updates under differential privacy."""
         settings = self.training.privacy
-        if settings is None:
+        if settings is None or settings.sums:
             return None
+        assert settings.mechanism in ("gaussian", "laplace")
         scale = self.noise_multiplier() * rounds.sensitivity(settings.clip, settings.adjacency)
-        draw = perturb.insecure(self.seed, number) if settings.insecure_seed else perturb.entropy
-        return perturb.Perturbation(settings.mechanism, settings.clip, scale, draw)
+        return perturb.Perturbation(settings.mechanism, settings.clip, scale, self._draw(number))
+
+    def _draw(self, number: int) -> perturb.Draw:
+        """The noise of silo `number`."""
+        settings = self.training.privacy
+        assert settings is not None
+        return perturb.insecure(self.seed, number) if settings.insecure_seed else perturb.entropy
+
+    @cached_property
+    def private(self) -> PrivateSums | None:
+        """The parts of a run whose updates are secure sums; None for others."""
+        settings = self.training.privacy
+        return None if settings is None or not settings.sums else PrivateSums(self, settings)
 
     def noise_multiplier(self) -> float:
         """Noise over sensitivity: as given, or solved for the target epsilon, one release a round."""
         settings = self.training.privacy
         assert settings is not None
+        assert settings.mechanism in ("gaussian", "laplace")
         if settings.noise_multiplier is not None:
             return settings.noise_multiplier
         assert settings.epsilon is not None  # a validated study gives one of the two
         return rounds.multiplier(settings.mechanism, settings.epsilon, self.training.rounds, settings.delta)
 
-    def epsilon(self, releases: int) -> float:
-        """Epsilon of so many releases of one silo; NaN where updates are not private."""
+    def spending(self) -> Spending:
+        """How this run's epsilon follows from its releases."""
         settings = self.training.privacy
         if settings is None:
-            return float("nan")
-        return rounds.epsilon(settings.mechanism, self.noise_multiplier(), releases, settings.delta)
+            return Nothing()
+        if self.private is not None:
+            return self.private.spending()
+        assert settings.mechanism in ("gaussian", "laplace")
+        return Updates(settings.mechanism, self.noise_multiplier(), settings.delta)
 
     def scheduler(self) -> schedulers.Scheduler:
         """A fresh scheduler of this run."""

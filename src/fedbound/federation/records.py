@@ -16,6 +16,7 @@ import numpy as np
 
 from fedbound import schemas
 from fedbound.artifacts import Table
+from fedbound.federation.spending import Spent
 
 Rows = dict[str, list[dict[str, Any]]]
 TABLES = ("rounds", "silos", "evaluations", "tensors", "failures", "guard")
@@ -105,25 +106,16 @@ _INITIAL = {
 
 
 def tables(
-    rows: Rows, extra: dict[str, Any], epsilon: Callable[[int], float] = lambda releases: float("nan")
+    rows: Rows, extra: dict[str, Any], epsilon: Callable[[Spent], float] = lambda spent: float("nan")
 ) -> dict[str, Table]:
     """The artifact's tables from the committed rows.
 
     Args:
         rows: committed rows.
-        extra: the summary's values that rows do not hold: server_memory_bytes, resumed_from.
-        epsilon: epsilon of so many releases of one silo.
+        extra: what rows do not hold: server_memory_bytes, resumed_from, and charged: each silo's releases in all.
+        epsilon: epsilon of what the silos have released.
     """
-    charged: dict[int, int] = {}
-    for row in rows["silos"]:
-        charged[row["round"]] = max(charged.get(row["round"], 0), row["releases"])
-    # what was asked for and never folded has left its silo all the same
-    charged[len(rows["rounds"])] = max(charged.get(len(rows["rounds"]), 0), extra.get("releases", 0))
-    so_far = 0
-    spent = {}
-    for number in sorted({0, *charged, *(row["round"] for row in rows["rounds"])}):
-        so_far = max(so_far, charged.get(number, 0))
-        spent[number] = epsilon(so_far)
+    spent = _spent(rows, extra.get("charged", {}), epsilon)
     by_round: dict[int, list[dict[str, Any]]] = {}
     for row in sorted(rows["evaluations"], key=lambda row: row["silo"]):  # arrival order must not reach a sum
         by_round.setdefault(row["round"], []).append(row)
@@ -150,6 +142,24 @@ def tables(
         "guard": schemas.RUN_GUARD.table(rows["guard"]),
         "summary": schemas.RUN_SUMMARY.table([_summary(rounds, figures, extra)]),
     }
+
+
+def _spent(rows: Rows, charged: dict[int, int], epsilon: Callable[[Spent], float]) -> dict[int, float]:
+    """Epsilon after each round."""
+    folded: dict[int, list[dict[str, Any]]] = {}
+    for row in rows["silos"]:
+        folded.setdefault(row["round"], []).append(row)
+    last = len(rows["rounds"])
+    so_far, found = Spent(), {}
+    for number in sorted({0, last, *folded, *(row["round"] for row in rows["rounds"])}):
+        here = folded.get(number, [])
+        so_far.charge({row["silo"]: row["releases"] for row in here})
+        if here:
+            so_far.sums.append(tuple(sorted(row["silo"] for row in here)))
+        if number >= last:  # what was asked for and never folded has left its silo all the same
+            so_far.charge(charged)
+        found[number] = epsilon(so_far)
+    return found
 
 
 def _summary(

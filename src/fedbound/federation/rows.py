@@ -8,6 +8,7 @@ from typing import Any
 from fedbound.codecs import wire
 from fedbound.errors import MessageError
 from fedbound.exchange.layout import Layout
+from fedbound.exchange.summation import BLOCK
 from fedbound.federation.desk import Task, Waiting
 
 _COUNTS = (
@@ -109,6 +110,9 @@ def update(waiting: Waiting, task: Task, round_: int, started: float) -> dict[st
 def tensors(layout: Layout, records: list[wire.Record]) -> Iterator[dict[str, Any]]:
     """One row per block of a message."""
     for record in records[: len(layout.blocks)]:
+        if record.name >= layout.extra(0):
+            yield {"block": BLOCK, "values": layout.size, "bound": 0.0, "bytes": len(record.payload)}
+            continue
         block = layout.blocks[record.name]
         yield {"block": block.name, "values": block.size, "bound": record.bound, "bytes": len(record.payload)}
 

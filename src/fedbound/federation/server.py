@@ -103,7 +103,7 @@ class Server:
         self.resumed_from = -1
         self.finished = False
         self.living = set(range(transport.silos))
-        self.limits = wire.Limits(expected=layout.expected(self.receiver.extras))
+        self.limits = wire.Limits(expected=self.receiver.expected())
         self.events: deque[Event] = deque()
         self.waiting: dict[int, Waiting] = {}
         self.tasks: dict[int, Task] = {}

@@ -138,9 +138,8 @@ class Silo:
         started = time.perf_counter()
         result, local = self._learn(message.round, reference, int(message.fields.get("steps", 0)))
         trained = time.perf_counter()
-        if self.uplink.perturb is not None:
-            assert self.ledger is not None
-            fields["releases"] = self.ledger.charge(message.round)  # on disk before anything noised can leave
+        if self.private:
+            fields["releases"] = self._charge(message.round, reference)  # on disk before anything noised can leave
         self.uplink.factor = message.fields.get("bound_factor", 1.0)
         encoding, records = self._encode(local, reference, message.round)
         encoded = time.perf_counter()
@@ -151,7 +150,7 @@ class Silo:
             "samples": len(self.split.train),
             "steps": result.steps,
             # a figure of the training data that no noise covers does not leave with a private update
-            "train_loss": result.loss if self.uplink.perturb is None else float("nan"),
+            "train_loss": float("nan") if self.private else result.loss,
             "train_seconds": trained - started,
             "encode_seconds": encoded - trained,
             "error_over_bound": encoding.error_over_bound,
@@ -161,6 +160,16 @@ class Silo:
             "memory_bytes": peak_memory(),
         }
         return self._message(wire.Kind.UPDATE, message.round, message.model_version, records=records, fields=fields)
+
+    @property
+    def private(self) -> bool:
+        """Whether what it sends is under differential privacy."""
+        return self.uplink.perturb is not None
+
+    def _charge(self, round_: int, reference: State) -> int:
+        """Charge a release that starts from `reference`; returns the silo's releases so far."""
+        assert self.ledger is not None
+        return self.ledger.charge(round_)
 
     def _encode(self, local: State, reference: State, round_: int) -> tuple[Encoding, list[wire.Record]]:
         """Encode the update and what goes with it, and let the algorithm's state follow what the server decodes."""

@@ -207,14 +207,14 @@ def _artifact(scenario: study.TrainScenario, assembly: Assembly, server: Server)
     extra = {
         "server_memory_bytes": peak_memory(),
         "resumed_from": server.resumed_from,
-        "releases": max(server.charged.values(), default=0),
+        "charged": server.charged,
     }
     return Artifact(
         "train",
         scenario.study,
         scenario.model_dump(mode="json"),
         scenario.seed,
-        records.tables(server.records.rows, extra, assembly.epsilon),
+        records.tables(server.records.rows, extra, assembly.spending().epsilon),
         {} if assembly.bounds is None else {"bounds": assembly.bounds.content_digest()},
         artifacts.stamp(torch=_torch_version()),
     )

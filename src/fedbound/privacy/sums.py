@@ -33,6 +33,7 @@ from fedbound.registry import MECHANISMS
 
 MECHANISM_NAMES = ("skellam", "ddgauss", "binomial", "pbm")
 _MOST_NOISE = 100.0  # in units of the central Gaussian's: beyond, the bits and not the epsilon ask for the noise
+_MOST_TRIALS = 512  # pbm's coins per vector: more would not change the error at an epsilon, only the accounting's time
 
 
 class Members(NamedTuple):
@@ -281,7 +282,7 @@ def _trials(plan: Plan) -> int:
             f"training.privacy.bits: {plan.bits} bits do not hold a coin of each of {plan.members.vectors} vectors; "
             f"give at least {plan.members.vectors.bit_length()}"
         )
-    return trials
+    return min(trials, _MOST_TRIALS)
 
 
 def _solve_pbm(plan: Plan, epsilon: float) -> Sum:
@@ -309,7 +310,7 @@ def largest(loss: Callable[[float], float], target: float, start: float, most: f
         value = loss(math.exp(x))
         found = math.log(max(value, 1e-300)) - goal
         if value <= target:
-            best = max(best, math.exp(x))
+            best = max(best, min(math.exp(x), most))
             if value >= 0.998 * target or x >= math.log(most):
                 break
             above = (above[0], above[1] / 2) if above and below else above

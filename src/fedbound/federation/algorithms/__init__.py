@@ -141,6 +141,7 @@ class Mean:
     synchronous: bool = False
     needs_base: bool = False
     wants_global_loss: bool = False
+    of_mean: bool = True  # the mean alone would do: it may come from a secure sum
 
     def __init__(self) -> None:
         self.total = np.zeros(0)

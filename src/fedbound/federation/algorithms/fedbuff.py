@@ -25,6 +25,8 @@ class FedBuffOptions(StalenessOptions):
 class FedBuff(Mean):
     """The mean of buffered updates, discounted by staleness (Nguyen et al. 2022)."""
 
+    of_mean = False  # stale updates count less
+
     def __init__(self, options: FedBuffOptions):
         super().__init__()
         self.options = options

@@ -1,0 +1,112 @@
+"""Federated rounds in which the server sees sums only: the silo's end, and the algorithm around the sum.
+
+The sum's mean takes the place of the updates: the algorithm folds it as one update. Silos weigh alike, whatever their
+samples: a weight would be one more sensitivity.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedbound.codecs import wire
+from fedbound.exchange.blocks import Encoding
+from fedbound.exchange.layout import Layout, State
+from fedbound.exchange.summation import SumReceiver, SumUplink
+from fedbound.federation.algorithms import Algorithm, Client, Contribution
+from fedbound.federation.resend import Resend, Sent
+from fedbound.federation.silo import Silo
+
+if TYPE_CHECKING:
+    from fedbound.models.training import LocalResult
+
+
+class SumSilo(Silo):
+    """A silo that sends packed integers; what it sent once is sent again, not drawn again."""
+
+    uplink: SumUplink  # type: ignore[assignment]
+    resend: Resend
+
+    @property
+    def private(self) -> bool:
+        return True
+
+    def _charge(self, round_: int, reference: State) -> int:
+        assert self.ledger is not None
+        if self._sent(round_, reference):
+            return self.ledger.releases
+        return self.ledger.charge(round_)
+
+    def _learn(self, round_: int, reference: State, steps: int = 0) -> tuple[LocalResult, State]:
+        from fedbound.models.training import LocalResult
+
+        sent = self._sent(round_, reference)
+        if sent is not None:
+            return LocalResult(sent.steps, float("nan")), reference
+        result, local = self._train_locally(round_, reference, steps)
+        self._steps = result.steps
+        return result, local
+
+    def _train_locally(self, round_: int, reference: State, steps: int) -> tuple[LocalResult, State]:
+        return super()._learn(round_, reference, steps)
+
+    def _encode(self, local: State, reference: State, round_: int) -> tuple[Encoding, list[wire.Record]]:
+        sent = self._sent(round_, reference)
+        if sent is None:
+            sent = Sent(self._steps, self._payload(local, reference, round_))
+            self.resend.put(round_, _crc(reference), sent)
+        records = [self.uplink.record(sent.payload)]
+        return Encoding(records, np.zeros(0, np.float32), 0, 0.0), records
+
+    def _payload(self, local: State, reference: State, round_: int) -> bytes:
+        return self.uplink.payload(local, reference, round_)
+
+    def _sent(self, round_: int, reference: State) -> Sent | None:
+        return self.resend.find(round_, _crc(reference))
+
+
+def _crc(state: State) -> int:
+    return zlib.crc32(np.ascontiguousarray(state.vector))
+
+
+class OfSums:
+    """An algorithm whose server step is of the mean of updates, told the mean of a sum instead."""
+
+    needs_base = False
+    wants_global_loss = False
+
+    def __init__(self, inner: Algorithm, receiver: SumReceiver):
+        self.inner = inner
+        self.receiver = receiver
+        self.synchronous = inner.synchronous
+        self.about: Contribution | None = None
+
+    def check(self, module: Any) -> None:
+        self.inner.check(module)
+
+    def client(self, layout: Layout) -> Client:
+        return self.inner.client(layout)
+
+    def begin(self, size: int, silos: int) -> None:
+        self.receiver.clear()
+        self.inner.begin(size, 1)
+
+    def fold(self, update: np.ndarray, about: Contribution) -> None:
+        """The update is none: the receiver has added the message to its sum."""
+        self.about = about
+
+    def finish(self, model: np.ndarray) -> None:
+        mean = self.receiver.take()
+        if mean is not None:
+            assert self.about is not None
+            self.inner.fold(mean, replace(self.about, silo=-1, samples=1))
+            self.inner.finish(model)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return self.inner.state()
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        self.inner.restore(state)

@@ -26,6 +26,7 @@ from fedbound.errors import FederationError, MessageError
 from fedbound.exchange import packing
 from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.perturb import Draw
+from fedbound.exchange.uplink import Receiver
 from fedbound.privacy import transforms
 from fedbound.privacy.sums import Sum
 
@@ -119,7 +120,7 @@ class SumLog:
         self.taken[round_] = silos
 
 
-class SumReceiver:
+class SumReceiver(Receiver):
     """The server's end: a running sum of integers, and at most one message unpacked besides.
 
     Args:
@@ -131,8 +132,6 @@ class SumReceiver:
         log: which silos were summed.
     """
 
-    extras = 0
-
     def __init__(
         self,
         layout: Layout,
@@ -142,7 +141,7 @@ class SumReceiver:
         mean: Callable[[np.ndarray, list[int]], np.ndarray],
         log: SumLog,
     ):
-        self.layout = layout
+        super().__init__(layout, "delta", codecs.get("none"))
         self.sum = sum_
         self.seed = seed
         self.vectors = vectors

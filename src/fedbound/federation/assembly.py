@@ -191,8 +191,8 @@ class Assembly:
         """
         exchange, algorithm = self._server_exchange(), ALGORITHMS.make(self.training.algorithm)
         if self.private is not None:
-            exchange.receiver = self.private.receiver(folder.parent / "sums.jsonl" if folder else None)
-            algorithm = OfSums(algorithm, exchange.receiver)
+            receiver = self.private.receiver(folder.parent / "sums.jsonl" if folder else None)
+            exchange.receiver, algorithm = receiver, OfSums(algorithm, receiver)
         return Server(
             self.layout,
             self.initial_state(),

@@ -68,10 +68,10 @@ class PrivateSums:
         assert settings.epsilon is not None  # a validated study gives one of the two
         return sums.solve(plan, settings.epsilon)
 
-    def silo(self, parts: tuple[Any, ...], ends: tuple[Any, ...], resend: Resend) -> SumSilo:
+    def silo(self, parts: tuple[int, Any, Any, Any], ends: tuple[Any, ...], resend: Resend) -> SumSilo:
         """A silo from what every silo is made of: number, module, data, layout; and codec, client, settings, ..."""
         uplink = SumUplink(self.assembly.layout, self.sum, self.assembly._draw(parts[0]), self.assembly.seed)
-        silo = SumSilo(*parts, uplink, *ends)
+        silo = SumSilo(*parts, uplink, *ends)  # type: ignore[arg-type]  # what it sends is no floats
         silo.resend = resend
         return silo
 

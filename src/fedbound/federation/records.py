@@ -156,8 +156,8 @@ def _spent(rows: Rows, charged: dict[int, int], epsilon: Callable[[Spent], float
         so_far.charge({row["silo"]: row["releases"] for row in here})
         if here:
             so_far.sums.append(tuple(sorted(row["silo"] for row in here)))
-        if number >= last:  # what was asked for and never folded has left its silo all the same
-            so_far.charge(charged)
+        if number >= last:
+            so_far.asked = max(charged.values(), default=0)
         found[number] = epsilon(so_far)
     return found
 

@@ -16,11 +16,13 @@ class Spent:
     """What has left the silos.
 
     Attributes:
-        releases: silo -> noised messages that it was asked for or says it made, restarts included.
+        releases: silo -> noised messages that it says it made, those of before restarts included.
+        asked: the most that one silo was asked for or says it made: what was never folded may have left all the same.
         sums: of each round, the silos whose messages were folded.
     """
 
     releases: dict[int, int] = field(default_factory=dict)
+    asked: int = 0
     sums: list[tuple[int, ...]] = field(default_factory=list)
 
     @property
@@ -58,15 +60,15 @@ class Updates:
     delta: float
 
     def epsilon(self, spent: Spent) -> float:
-        return rounds.epsilon(self.mechanism, self.multiplier, spent.most, self.delta)
+        return rounds.epsilon(self.mechanism, self.multiplier, max(spent.most, spent.asked), self.delta)
 
 
 @dataclass(frozen=True)
 class Sums:
     """Sums under secure aggregation: each holds the noise shares of those who are in it.
 
-    A release beyond the rounds (a message that was made again, or never folded) is charged as a sum over as few silos
-    as any round had.
+    A release beyond the rounds (a message that was made again) is charged as a sum over as few silos as any round had.
+    A message that entered no sum has shown nothing.
 
     Attributes:
         sum_: the mechanism.

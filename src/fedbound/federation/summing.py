@@ -69,7 +69,7 @@ class SumSilo(Silo):
 
 
 def _crc(state: State) -> int:
-    return zlib.crc32(np.ascontiguousarray(state.vector))
+    return zlib.crc32(np.ascontiguousarray(state.vector).data)
 
 
 class OfSums:

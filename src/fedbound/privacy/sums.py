@@ -91,7 +91,10 @@ class Plan:
 class Sum(Protocol):
     """A mechanism with its noise fixed."""
 
-    plan: Plan
+    @property
+    def plan(self) -> Plan:
+        """What it was made for."""
+        ...
 
     @property
     def noise(self) -> float:

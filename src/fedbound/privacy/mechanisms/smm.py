@@ -74,8 +74,8 @@ class SMM(IntegerNoise):
     def __init__(self, options: SMMOptions):
         super().__init__(options)
 
-    def _parameters(self, setting: Setting, options: IntegerNoiseOptions, noise: float) -> Parameters:
-        made = super()._parameters(setting, options, noise)
+    def parameters_of(self, setting: Setting, options: IntegerNoiseOptions, noise: float) -> Parameters:
+        made = super().parameters_of(setting, options, noise)
         reach = made.scale * transforms.coordinate_bound(setting.clip, made.size, self.options.tail)
         if options.rotation == "none":
             reach = made.scale * setting.clip

@@ -26,7 +26,7 @@ import h5py
 import numpy as np
 
 from fedbound import __version__
-from fedbound.errors import ArtifactError
+from fedbound.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,6 +231,22 @@ class Artifact:
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: the one spelling that digests are taken of."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=True)
+
+
+def files_digest(paths: Iterable[str]) -> str:
+    """SHA-256 over the content of a user's files, in their order.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    found = hashlib.sha256()
+    for path in paths:
+        try:
+            content = Path(path).expanduser().read_bytes()
+        except OSError as error:
+            raise InputError(f"the file {path!r} cannot be read ({error.strerror}); check the path") from None
+        found.update(hashlib.sha256(content).digest())
+    return found.hexdigest()
 
 
 def _value_bytes(column: Column) -> bytes:

@@ -341,6 +341,14 @@ SIMULATION_TIMELINE = Schema(
     }
 )
 
+SIMULATION_EVENTS = Schema(
+    {
+        "time": _seconds("simulated time"),
+        "event": _s("dispatched, downloaded, computed, arrived, folded, discarded, aggregated, left, returned", True),
+        "client": _i("1", "client; -1: none", measured=True),
+    }
+)
+
 SIMULATION_SUMMARY = Schema(
     {
         "clients": _i("1", "clients"),
@@ -599,6 +607,7 @@ TABLES: dict[str, dict[str, Schema]] = {
         "rounds": SIMULATION_ROUNDS,
         "summary": SIMULATION_SUMMARY,
         "timeline": SIMULATION_TIMELINE,
+        "events": SIMULATION_EVENTS,
         "validation": SIMULATION_VALIDATION,
     },
     "collect": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def read(paths: Sequence[str | Path]) -> Study:
     parsed = parse(config)
     check_data(parsed)
     check_codecs(parsed)
+    check_simulations(parsed)
     return parsed
 
 
@@ -70,6 +71,33 @@ def check_codecs(study: Study) -> None:
         check = getattr(CODECS.entry(choice["name"]).factory, "check", None)
         if check:
             check(choice)
+
+
+def check_simulations(study: Study) -> None:
+    """Refuse traces and platforms that cannot be simulated, before any job is submitted.
+
+    Raises:
+        InputError: naming the key, the file and the mend.
+    """
+    from fedbound.simulation import traces
+    from fedbound.simulation.engines.simgrid import check_platform
+
+    for one in study.simulation:
+        platform = one.engine.get("platform")
+        readers: dict[str, tuple[str | None, Callable[..., object], tuple[Any, ...]]] = {
+            "devices": (one.devices, traces.devices, ()),
+            "bandwidth_trace": (one.bandwidth_trace, traces.bandwidths, (one.clients,)),
+            "absence_trace": (one.absence_trace, traces.absences, (one.clients,)),
+            "straggler_clients": (one.straggler_clients, traces.clients_of, (one.clients,)),
+            "engine.platform": (platform, check_platform, (one.engine.get("server"),)),
+        }
+        for key, (value, read, more) in readers.items():
+            if not value:
+                continue
+            try:
+                read(value, *more)
+            except InputError as error:
+                raise InputError(f"simulation.{key}: {error}") from None
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def frozen_plan(config: Mapping[str, Any], *, main: bool) -> plan.Plan:
         parsed = study.parse(config)
         study_file.check_data(parsed)
         study_file.check_codecs(parsed)
+        study_file.check_simulations(parsed)
         made = plan.make(parsed)
         expense.refuse_above_limit(made)
         path = made.save(Path(plan.RESULTS) / parsed.study / ".plan")

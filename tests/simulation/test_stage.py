@@ -14,9 +14,10 @@ from fedbound import artifacts, schemas, study
 from fedbound.artifacts import Artifact, Schema, Table
 from fedbound.errors import ArtifactError, InputError
 from fedbound.simulation import Star, Workload, simulate, stage
+from fedbound.simulation.population import population
 from fedbound.simulation.target import break_even, epochs_to, raw_both_ways
 from fedbound.simulation.validation import deployment, make_scheduler, silo_overhead, validation
-from fedbound.simulation.workload import population, variation
+from fedbound.simulation.workload import variation
 
 SILOS = 3
 TRAIN = [1.0, 2.0, 4.0]
@@ -385,3 +386,74 @@ def test_a_profile_without_bandwidth_is_refused(profile: Artifact, run: Artifact
     profile.tables["costs"]["bandwidth"].values[:] = 0.0
     with pytest.raises(InputError, match=r"client_bandwidth: 0 for client 0 is refused|server_up: 0"):
         deployment(profile, run)
+
+
+def test_files_say_who_the_clients_are(
+    tmp_path: Path, scenarios: tuple[Any, ...], profile: Artifact, run: Artifact
+) -> None:
+    """A table of devices with as many rows as clients is taken row by row; an edit after planning is refused."""
+    devices, bandwidths = tmp_path / "devices.csv", tmp_path / "bandwidths.csv"
+    devices.write_text("bandwidth,speed,latency\n8,1,0.1\n16,2,0.2\n80,4,0.3\n")
+    bandwidths.write_text("time,factor,client\n0,1,server\n5,0.5,server\n0,2,1\n")
+    files = {"devices": str(devices), "bandwidth_trace": str(bandwidths), "files_digest": ""}
+    simulation = altered(scenarios[0], **files, straggler_clients="1-2", straggler_factor=3.0).simulation
+    workload, star = population(profile, run, simulation)
+    np.testing.assert_allclose(workload.train_seconds, [2.0, 3.0, 1.5])  # median 2 s, speeds 1, 2, 4; 1 and 2 straggle
+    np.testing.assert_allclose(star.client_bandwidth, [1e6, 2e6, 1e7])
+    np.testing.assert_allclose(star.latency, [0.1, 0.2, 0.3])
+    assert [(c.time, c.client, c.factor) for c in star.changes] == [(0, -1, 1), (5, -1, 0.5), (0, 1, 2)]
+    more, _ = population(profile, run, altered(scenarios[0], **files, clients=50).simulation)
+    assert set(more.train_seconds) == {2.0, 1.0, 0.5}
+    devices.write_text("speed\n1\n")
+    with pytest.raises(InputError, match=r"devices.csv or .* has changed since the study was planned; plan it again"):
+        population(profile, run, simulation)
+
+
+def test_absences_come_from_a_trace(
+    tmp_path: Path, scenarios: tuple[Any, ...], profile: Artifact, run: Artifact
+) -> None:
+    trace = tmp_path / "absences.csv"
+    trace.write_text("client,left,returned\n0,0.1,\n2,0.2,0.5\n")
+    scenario = altered(scenarios[0], absence_trace=str(trace), files_digest="", events=True, rounds=1)
+    found = stage.run(scenario, inputs(tmp_path, profile, run))
+    assert found["summary"]["departures"][0] == 2
+    events = found["events"]
+    gone = events[events.event.isin(["left", "returned"])]
+    assert [*zip(gone.time, gone.event, gone.client, strict=True)] == [
+        (0.1, "left", 0),
+        (0.2, "left", 2),
+        (0.5, "returned", 2),
+    ]
+
+
+def test_the_log_tells_each_task(tmp_path: Path, scenarios: tuple[Any, ...], profile: Artifact, run: Artifact) -> None:
+    found = stage.run(altered(scenarios[0], events=True), inputs(tmp_path, profile, run))
+    events = found["events"]
+    assert events.time.is_monotonic_increasing
+    each = dict.fromkeys(("dispatched", "downloaded", "computed", "arrived", "folded"), 2 * SILOS)
+    assert events.event.value_counts().to_dict() == {**each, "aggregated": 2}
+    np.testing.assert_allclose(events.time[events.event == "aggregated"], found["rounds"]["end"])
+
+
+def test_whatever_was_measured_can_be_overridden(scenarios: tuple[Any, ...], profile: Artifact, run: Artifact) -> None:
+    override = {key: 3.5 for key in study.Override.model_fields if key.endswith("_seconds")}
+    override |= {"up_bytes": 7, "down_bytes": 8, "steps": 4.0, "goodput_factor": 0.5, "tcp_gamma": 1e9}
+    override |= {"latency_factor": 2.0, "weight_s": 3.0}
+    assert set(override) == set(study.Override.model_fields)
+    scenario = altered(scenarios[0], override=override, compute_spread=0.0, latency_spread=0.3)
+    workload, star = population(profile, run, scenario.simulation)
+    names = {"model_seconds": "load_seconds"}
+    for key, value in override.items():
+        owner: Any = star if key in ("goodput_factor", "tcp_gamma", "latency_factor", "weight_s") else workload
+        np.testing.assert_array_equal(np.unique(getattr(owner, names.get(key, key))), [value])
+    assert len(np.unique(star.latency)) == SILOS
+
+
+def test_a_platform_file_excludes_what_it_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "p.xml"
+    path.write_text("<platform/>")
+    engine = {"name": "simgrid", "platform": str(path)}
+    with pytest.raises(InputError, match="a platform file is its own network, always there: remove sites, present"):
+        study.parse({"study": "t", "simulation": {"engine": engine, "present": 9.0}})
+    with pytest.raises(InputError, match=r"the file .*no\.xml' cannot be read .* check the path"):
+        study.parse({"study": "t", "simulation": {"engine": {**engine, "platform": str(tmp_path / "no.xml")}}})

@@ -66,6 +66,7 @@ class Result:
         departures: how often a client left.
         events: what the engine processed.
         engine: which engine ran, and why it is valid.
+        log: (m, 3) float64, time, index in `LOGGED` and client (-1: none) of all that happened; empty unless wanted.
     """
 
     rounds: Rounds
@@ -81,6 +82,11 @@ class Result:
     departures: int
     events: int
     engine: str
+    log: np.ndarray
+
+
+LOGGED = ("dispatched", "downloaded", "computed", "arrived", "folded", "discarded", "aggregated", "left", "returned")
+_DISPATCHED, _DOWNLOADED, _COMPUTED, _ARRIVED, _FOLDED, _DISCARDED, _AGGREGATED, _LEFT, _RETURNED = range(len(LOGGED))
 
 
 def simulate(
@@ -90,6 +96,7 @@ def simulate(
     engine: str | dict[str, Any] | engines.Maker = "fluid",
     availability: Availability | None = None,
     work: float | None = None,
+    log: bool = False,
 ) -> Result:
     """Run `scheduler` over simulated clients until it finishes.
 
@@ -101,6 +108,7 @@ def simulate(
         availability: when clients are away; None for never.
         work: end with the aggregation that brings the work of all rounds to this, though the scheduler would go on;
             None for its own end.
+        log: keep all events.
 
     Raises:
         InputError: workload and platform differ in clients; the scheduler cannot work with so many; the engine is
@@ -112,7 +120,7 @@ def simulate(
             f"the workload has {len(workload)} clients and the platform {len(platform)}; give the same number to both"
         )
     scheduler.check(len(workload))
-    return _Federation(workload, platform, scheduler, engines.get(engine)(platform), availability, work).run()
+    return _Federation(workload, platform, scheduler, engines.get(engine)(platform), availability, work, log).run()
 
 
 # What the driver itself asks an engine's timer for. An engine's timer carries one whole number: from 0, a timer of the
@@ -131,6 +139,7 @@ class _Federation:
         engine: Engine,
         availability: Availability | None,
         work: float | None,
+        log: bool,
     ):
         count = len(workload)
         self.workload = workload
@@ -167,6 +176,7 @@ class _Federation:
         self.rounds = Rounds()
         self.version = 0  # of the model: aggregations so far
         self.finished = False
+        self.log: array[float] | None = array("d") if log else None
 
     def run(self) -> Result:
         for index, change in enumerate(self.star.changes):
@@ -193,6 +203,8 @@ class _Federation:
 
     def model_received(self, client: int) -> None:
         self.downloaded[client] = self.engine.now
+        if self.log is not None:
+            self.note(_DOWNLOADED, client, self.engine.now)
         self.links[Direction.DOWN].ended(client)
         self.request(Direction.UP, client, self.computing[client] + self.encode[client])
 
@@ -204,6 +216,9 @@ class _Federation:
         downloaded = self.downloaded[client]
         for times, time in zip(self.tasks, (self.dispatched[client], downloaded, downloaded + work), strict=True):
             times[client] = time
+        if self.log is not None:
+            self.note(_COMPUTED, client, downloaded + work)
+            self.note(_ARRIVED, client, now)
         self.links[Direction.UP].ended(client)
         self.status[client] = _WAITING
         self.occupy(self.workload.message_seconds)
@@ -222,6 +237,7 @@ class _Federation:
             self.leave(client)
         elif kind == _RETURN:
             self.away[client] = False
+            self.note(_RETURNED, client, self.engine.now)
             self.plan_absence(client, self.engine.now)
             self.tell(Returned(client, self.engine.now))
         elif number == self.task[client]:
@@ -256,6 +272,7 @@ class _Federation:
     def leave(self, client: int) -> None:
         self.departures += 1
         self.away[client] = True
+        self.note(_LEFT, client, self.engine.now)
         if self.status[client] == _BUSY:
             self.task[client] += 1
             self.status[client] = _IDLE
@@ -280,7 +297,7 @@ class _Federation:
             case Aggregate(silos=silos):
                 self.aggregate(silos)
             case Discard(silos=silos):
-                self.use_up(silos)
+                self.use_up(silos, _DISCARDED)
             case SetTimer(key=key, time=time):
                 self.timer_keys.append(key)
                 self.engine.timer(time, len(self.timer_keys) - 1)
@@ -309,6 +326,8 @@ class _Federation:
             self.task[client] += 1
             self.version_sent[client] = version
             self.dispatched[client] = start
+            if self.log is not None:
+                self.note(_DISPATCHED, client, start)
             self.share[client] = share
             train = self.train[client] * share
             if self.variation:
@@ -317,20 +336,28 @@ class _Federation:
             self.request(Direction.DOWN, client, self.occupy(self.workload.message_seconds) - self.engine.now)
 
     def aggregate(self, silos: Sequence[int]) -> None:
-        self.use_up(silos)
+        self.use_up(silos, _FOLDED)
         end = self.occupy(len(silos) * (self.workload.decode_seconds + self.workload.aggregate_seconds))
         work = self.account_one(silos[0], end) if len(silos) == 1 else self.account(silos, end)
         self.version += 1
+        self.note(_AGGREGATED, -1, end)
         if self.left is not None:
             self.left -= work
             if self.left <= _ROUNDING:
                 self.act(Finish())
 
-    def use_up(self, silos: Sequence[int]) -> None:
+    def use_up(self, silos: Sequence[int], what: int) -> None:
         for client in silos:
             if self.status[client] != _WAITING:
                 raise ValueError(f"client {client} has no update that waits at the server")
             self.status[client] = _IDLE
+            if self.log is not None:
+                self.note(what, client, self.engine.now)
+
+    def note(self, what: int, client: int, time: float) -> None:
+        """Log an event, where that is wanted."""
+        if self.log is not None:
+            self.log.extend((time, what, client))
 
     def account(self, silos: Sequence[int], end: float) -> float:
         """Record an aggregation; returns the work that it folds."""
@@ -398,7 +425,13 @@ class _Federation:
             departures=self.departures,
             events=self.engine.events,
             engine=self.engine.validity,
+            log=self.events(),
         )
+
+    def events(self) -> np.ndarray:
+        """(m, 3) float64, the log in the order of time."""
+        rows = np.array(self.log if self.log is not None else (), np.float64).reshape(-1, 3)
+        return rows[np.argsort(rows[:, 0], kind="stable")]
 
     def utilisation(self, link: Admission, seconds: float) -> float:
         wire = link.moved / self.star.goodput_factor

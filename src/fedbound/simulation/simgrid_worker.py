@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
+REFUSED = "fedbound refuses: "  # begins a sentence for the user, on stderr
 _SPEED = 1e9  # flop/s of every host; delays are work of this speed
 _CORES = 2**20  # of every host: each delay and each timer gets a core of its own
 
@@ -25,6 +27,7 @@ class Worker:
         quiet = ["--cfg=network/crosstraffic:0", "--log=root.thres:warning"]
         self.engine = sg.Engine(["fedbound", *quiet, *settings])
         self.clients: list[Any] = []
+        self.waiting: list[Any] = []  # hosts of the clients' delays
         self.links: list[tuple[Any, float]] = []
         self.server_links: list[tuple[Any, float]] = []
         self.factors: dict[int, float] = {}
@@ -41,7 +44,10 @@ class Worker:
         self.delayed: dict[int, tuple[int, int, int]] = {}  # delay -> direction, client, ticket
         self.timers: list[Any] = []
         self.free_timers: list[int] = []
-        self._build(star)
+        if star["platform"]:
+            self._load(star["platform"], star["host"], len(star["bandwidth"]))
+        else:
+            self._build(star)
         sg.Task.on_completion_cb(self.completed)
 
     def _build(self, star: dict[str, Any]) -> None:
@@ -66,8 +72,19 @@ class Worker:
             route = [link, sites[star["sites"][index]]] if sites else [link]
             zone.add_route(host, None, [sg.LinkInRoute(part, up) for part in route], True)
             self.clients.append(host)
+            self.waiting.append(host)
             self.links.append((link, bandwidth))
         zone.seal()
+
+    def _load(self, path: str, server: str, count: int) -> None:
+        """Clients are the platform's hosts in the order of names, in turn; delays run on a host beside it."""
+        hosts = load_platform(self.engine, path, server)
+        self.server = self.engine.host_by_name(server)
+        clock = self.engine.netzone_root.add_host("fedbound clock", _SPEED)
+        clock.core_count = 2 * _CORES
+        self.clock = clock.seal()
+        self.clients = [hosts[i % len(hosts)] for i in range(count)]
+        self.waiting = [self.clock] * count
 
     def _split_link(self, zone: Any, name: str, bandwidth: float, latency: float) -> Any:
         link = zone.add_split_duplex_link(name, bandwidth)
@@ -199,7 +216,7 @@ class Worker:
         free = self.free_delays.setdefault(client, [])
         if not free:
             free.append(len(self.delays))
-            self.delays.append(self.sg.ExecTask.init(f"delay {len(self.delays)}", 0.0, self.clients[client]))
+            self.delays.append(self.sg.ExecTask.init(f"delay {len(self.delays)}", 0.0, self.waiting[client]))
         index = free.pop()
         self.delayed[index] = (direction, client, ticket)
         self._start(self.delays[index], seconds)
@@ -228,9 +245,45 @@ class Worker:
         sys.stdout.flush()
 
 
+def load_platform(engine: Any, path: str, server: str) -> list[Any]:
+    """The platform's hosts but the server, in the order of names, numbers in them by value.
+
+    Raises:
+        SystemExit: after a sentence, where what the simulation needs is not there; SimGrid raises where it refuses.
+    """
+    engine.load_platform(path)
+    hosts = {host.name: host for host in engine.all_hosts}
+    for link in engine.all_links:
+        if not link.bandwidth > 0 or link.latency < 0:
+            _refuse(f"{path}: the link {link.name!r} has {link.bandwidth:g} bytes/s, {link.latency:g} s; mend it")
+    if server not in hosts:
+        named = ", ".join(sorted(hosts)[:5])
+        _refuse(f"{path} has no host {server!r} to be the server; name one of its hosts with server: ({named} ...)")
+    home = hosts.pop(server)
+    if not hosts:
+        _refuse(f"{path} has no host but the server; add hosts to be clients")
+    for name, host in hosts.items():
+        for one, other in ((home, host), (host, home)):
+            if not one.route_to(other)[0]:
+                _refuse(f"{path} has no route from {one.name!r} to {name if one is home else server!r}; add one")
+    return [hosts[name] for name in sorted(hosts, key=_by_number)]
+
+
+def _by_number(name: str) -> list[tuple[int, int | str]]:
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(f"{REFUSED}{sentence}", file=sys.stderr)
+    raise SystemExit(1)
+
+
 def main() -> None:
     import simgrid
 
+    if sys.argv[1:2] == ["--check"]:
+        load_platform(simgrid.Engine(["fedbound", "--log=root.thres:critical"]), *sys.argv[2:])
+        return
     Worker(simgrid, json.loads(sys.stdin.readline())).run()
 
 

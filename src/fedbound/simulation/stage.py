@@ -12,11 +12,11 @@ import numpy as np
 from fedbound import artifacts, schemas
 from fedbound.artifacts import Artifact, Table
 from fedbound.errors import InputError
-from fedbound.simulation.availability import Churn
-from fedbound.simulation.driver import Result, simulate
+from fedbound.simulation.driver import LOGGED, Result, simulate
+from fedbound.simulation.population import availability, population
 from fedbound.simulation.target import break_even, epochs_to, raw_both_ways, raw_bytes
 from fedbound.simulation.validation import make_scheduler, validation
-from fedbound.simulation.workload import Workload, check_match, population
+from fedbound.simulation.workload import Workload, check_match
 from fedbound.study import SimulateScenario, Simulation
 
 
@@ -28,8 +28,8 @@ def run(scenario: SimulateScenario, inputs: Mapping[str, Path]) -> Artifact:
         inputs: "profile", an artifact of the profile stage, and "run", one of the train stage.
 
     Returns:
-        Tables "rounds", "summary" (one row), "timeline" and, where the scenario has as many clients as silos,
-        "validation".
+        Tables "rounds", "summary" (one row), "timeline", "events" where they are wanted and, where the scenario has as
+        many clients as silos, "validation".
 
     Raises:
         InputError: an input is missing, or profile, run and scenario are not of one study.
@@ -44,6 +44,8 @@ def run(scenario: SimulateScenario, inputs: Mapping[str, Path]) -> Artifact:
         "summary": _summary(scenario, measured, workload, result, seconds),
         "timeline": _timeline(result),
     }
+    if scenario.simulation.events:
+        tables["events"] = _events(result)
     if scenario.simulation.clients == scenario.silos:
         tables["validation"] = validation(profile, measured)
     return Artifact(
@@ -81,11 +83,11 @@ def _course(simulation: Simulation) -> dict[str, Any]:
     """Scheduler, engine, absences, and when to stop: sync has rounds, the others are given as much work."""
     work = None if simulation.scheduler["name"] == "sync" else simulation.rounds * simulation.clients
     most = _MOST_AGGREGATIONS * work if work else simulation.rounds
-    away = None if simulation.present is None else Churn(simulation.present, simulation.absent, simulation.seed)
     return {
         "scheduler": make_scheduler(simulation.scheduler, most, simulation.seed),
         "engine": simulation.engine,
-        "availability": away,
+        "log": simulation.events,
+        "availability": availability(simulation),
         "work": work,
     }
 
@@ -96,6 +98,12 @@ _MOST_AGGREGATIONS = 1000  # for each task of work: compass may give tasks of fe
 def _rounds(result: Result) -> Table:
     columns = schemas.SIMULATION_ROUNDS.fields
     return schemas.SIMULATION_ROUNDS.columns({key: result.rounds.column(key) for key in columns})
+
+
+def _events(result: Result) -> Table:
+    names = np.array(LOGGED)[result.log[:, 1].astype(int)].tolist()
+    clients = result.log[:, 2].astype(np.int64)
+    return schemas.SIMULATION_EVENTS.columns({"time": result.log[:, 0], "event": names, "client": clients})
 
 
 def _timeline(result: Result) -> Table:

@@ -6,7 +6,8 @@ import numpy as np
 
 from fedbound.artifacts import Artifact
 from fedbound.simulation.platform import GOODPUT_FACTOR
-from fedbound.simulation.workload import MEGABIT, Workload
+from fedbound.simulation.traces import MEGABIT
+from fedbound.simulation.workload import Workload
 
 
 def epochs_to(run: Artifact, target: float) -> float:

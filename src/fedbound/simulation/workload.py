@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,14 +10,11 @@ import numpy as np
 from fedbound.artifacts import Artifact
 from fedbound.errors import InputError
 from fedbound.simulation.draws import Pool
-from fedbound.simulation.platform import PerClient, Star, vector
+from fedbound.simulation.platform import PerClient, vector
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedbound.study import Simulation
-
-MEGABIT = 1e6 / 8  # bytes
 _MATCHED = ("algorithm", "local_epochs", "batch_size", "optimizer", "device")  # training keys that change a step's cost
 
 
@@ -110,48 +106,6 @@ def _check_equal(key: str, profiled: object, trained: object) -> None:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 160 else f"{text[:157]}..."
-
-
-def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tuple[Workload, Star]:
-    """Draw `simulation.clients` clients around the profiled silos.
-
-    Training time is the median over silos of their profiled time, times `compute_scale`, times lognormal(0,
-    compute_spread); bandwidth is `client_bandwidth` times lognormal(0, bandwidth_spread). All training times are drawn
-    first, then all bandwidths, then the stragglers, if any. From task to task the time varies as that of the profiled
-    silos did from round to round. Payloads are the run's mean messages, in whole bytes (SimGrid moves no fractions).
-    """
-    count = simulation.clients
-    costs, server = silo_costs(profile), profile["server"].iloc[0]
-    silos = run["silos"]
-    draw = np.random.default_rng(simulation.seed)
-    train = draw.lognormal(0, simulation.compute_spread, count)
-    train *= costs["train_seconds"].median() * simulation.compute_scale
-    bandwidth = draw.lognormal(0, simulation.bandwidth_spread, count)
-    bandwidth *= simulation.client_bandwidth * MEGABIT
-    if simulation.stragglers:
-        slow = draw.permutation(count)[: round(simulation.stragglers * count)]
-        train[slow] *= simulation.straggler_factor
-    capacity = simulation.server_bandwidth * MEGABIT
-    workload = Workload(
-        train_seconds=train,
-        encode_seconds=costs["encode_seconds"].median(),
-        evaluate_seconds=costs["evaluate_seconds"].median() / evaluate_every(run),
-        up_bytes=round(silos["bytes_up"].mean()),
-        down_bytes=round(silos["bytes_down"].mean()),
-        decode_seconds=costs["decode_seconds"].median(),
-        aggregate_seconds=float(server["aggregate_seconds"]),
-        message_seconds=float(server["message_seconds"]),
-        steps=costs["steps"].mean(),
-        load_seconds=costs["model_seconds"].median(),
-        downlink_seconds=float(server["downlink_seconds"]),
-        variation=variation(profile),
-        seed=simulation.seed,
-    )
-    star = Star(capacity, capacity, bandwidth, simulation.latency, slots=simulation.slots)
-    if simulation.sites:  # clients are dealt out to the sites in turn
-        links = np.full(simulation.sites, simulation.site_bandwidth * MEGABIT)
-        star = dataclasses.replace(star, sites=np.arange(count) % simulation.sites, site_bandwidth=links)
-    return workload, star
 
 
 def variation(profile: Artifact) -> np.ndarray | None:

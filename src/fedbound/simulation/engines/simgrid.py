@@ -15,32 +15,85 @@ import sys
 import tempfile
 from collections.abc import Callable
 from heapq import heappop, heappush
+from pathlib import Path
 from typing import IO, Any
 
+from pydantic import Field, model_validator
+
+from fedbound.artifacts import files_digest
 from fedbound.errors import FedboundError, InputError
 from fedbound.registry import ENGINES, Options
 from fedbound.simulation.engines import Received, TimerDue
 from fedbound.simulation.platform import Direction, Star
+from fedbound.simulation.simgrid_worker import REFUSED
 
 _NO_LATENCY = 1e-12  # seconds paid per second: below SimGrid's precision
 
 
-@ENGINES.register("simgrid", Options)
-def simgrid(options: Options) -> Callable[[Star], SimGrid]:
-    """SimGrid's own solver (model LV08): the reference, O(N^2) and more where flows contend."""
-    return SimGrid
+class SimGridOptions(Options):
+    """Options of `simgrid`."""
+
+    platform: str = Field(
+        default="",
+        description="SimGrid platform file (XML) whose network is simulated instead of a star; every host but the "
+        "server is a client, in the order of names, and where there are more clients they are dealt out in turn",
+    )
+    server: str = Field(default="server", min_length=1, description="the platform's host that is the server")
+    platform_digest: str = Field(
+        default="", description="SHA-256 of the platform file; filled in, so that an edit there is another scenario"
+    )
+
+    @model_validator(mode="after")
+    def _found(self) -> SimGridOptions:
+        if self.platform and not self.platform_digest:
+            try:
+                object.__setattr__(self, "platform_digest", files_digest([self.platform]))
+            except InputError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+
+@ENGINES.register("simgrid", SimGridOptions)
+def simgrid(options: SimGridOptions) -> Callable[[Star], SimGrid]:
+    """SimGrid's own solver (model LV08): the reference, O(N^2) and more where flows contend; on any platform."""
+    if not options.platform:
+        return SimGrid
+    if files_digest([options.platform]) != options.platform_digest:
+        raise InputError(f"simulation.engine.platform: {options.platform} has changed since the study was planned")
+    return lambda star: SimGrid(star, options.platform, options.server)
+
+
+def check_platform(path: str, server: str) -> None:
+    """Let SimGrid read a platform file, and look for the server and for routes between it and all other hosts.
+
+    Without SimGrid the file's own reading is left to the job.
+
+    Raises:
+        InputError: SimGrid refuses the file, or something is missing there.
+    """
+    if importlib.util.find_spec("simgrid") is None:
+        return
+    command = [sys.executable, "-m", "fedbound.simulation.simgrid_worker", "--check", path, server]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(_reason(done.stderr))
 
 
 class SimGrid:
-    """One simulation of one star.
+    """One simulation of one star, or of the platform in a file with as many clients as the star has.
 
     Raises:
-        InputError: the package simgrid is missing, or the star has equal weights, which LV08 cannot express.
+        InputError: the package simgrid is missing, the star has equal weights, which LV08 cannot express, or what
+            cannot be done on a platform of a file: absences, and bandwidths that change.
     """
 
-    validity = "simgrid: SimGrid's own max-min solver, the reference"
-
-    def __init__(self, star: Star):
+    def __init__(self, star: Star, platform: str = "", server: str = "server"):
+        self.validity = "simgrid: SimGrid's own max-min solver, the reference"
+        if platform:
+            self.validity = f"simgrid: SimGrid's own max-min solver, on the platform {Path(platform).name}"
+            if star.changes:
+                raise InputError(f"the bandwidths of the platform {platform} cannot change; remove the changes")
+        self._platform, self._server = platform, server
         if importlib.util.find_spec("simgrid") is None:
             raise InputError(
                 "the simulation engine 'simgrid' needs the Python package simgrid, which is not installed; "
@@ -62,6 +115,8 @@ class SimGrid:
         self._wanted.append(["transfer", int(direction), client, float(size), float(delay)])
 
     def cancel(self, direction: Direction, client: int) -> None:
+        if self._platform:
+            raise InputError(f"on the platform {self._platform} no client can leave; remove the absences")
         self._wanted.append(["cancel", int(direction), client])
 
     def rescale(self, client: int, factor: float) -> None:
@@ -92,6 +147,9 @@ class SimGrid:
                     worker.kill()
                     raise
             if worker.returncode or not ended:
+                if self._platform and not self.now:
+                    log.seek(0)
+                    raise InputError(_reason(log.read()))
                 raise FedboundError(f"SimGrid failed at {self.now:g} simulated seconds: {_last_line(log)}")
 
     def _converse(self, worker: subprocess.Popen[str], received: Received, due: TimerDue) -> bool:
@@ -99,7 +157,7 @@ class SimGrid:
         assert worker.stdin is not None
         assert worker.stdout is not None
         try:
-            self._tell(worker.stdin, _describe(self._star))
+            self._tell(worker.stdin, {**_describe(self._star), "platform": self._platform, "host": self._server})
             self._flush(worker.stdin)
             for line in worker.stdout:
                 time, kind, client = json.loads(line)
@@ -152,6 +210,14 @@ def _describe(star: Star) -> dict[str, Any]:
             "network/TCP-gamma": star.tcp_gamma if star.tcp_gamma < float("inf") else 0,
         },
     }
+
+
+def _reason(printed: str) -> str:
+    """The worker's own sentence, or SimGrid's last word."""
+    lines = [line for line in printed.strip().splitlines() if line.strip()] or ["it gave no reason"]
+    own = [line.removeprefix(REFUSED) for line in lines if line.startswith(REFUSED)]
+    said = [line.partition(": ")[2] for line in lines if line.startswith(("RuntimeError", "ValueError"))]
+    return own[-1] if own else f"SimGrid refuses the platform: {(said or lines)[-1]}"
 
 
 def _last_line(log: IO[str]) -> str:

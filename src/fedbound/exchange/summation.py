@@ -28,7 +28,7 @@ from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.perturb import Draw
 from fedbound.exchange.uplink import Receiver
 from fedbound.privacy import transforms
-from fedbound.privacy.sums import Sum
+from fedbound.privacy.sums import Sum, Vectors
 
 BLOCK = "sum modulo 2^b"
 
@@ -70,7 +70,7 @@ class SumUplink:
             raise FederationError("the update holds NaN or infinite values, which cannot be clipped")
         return self.pack(update[None, :], 0, round_, self.draw(round_))
 
-    def pack(self, vectors: np.ndarray, absent: int, round_: int, rng: np.random.Generator) -> bytes:
+    def pack(self, vectors: Vectors, absent: int, round_: int, rng: np.random.Generator) -> bytes:
         """Vectors float64 [k, d], and how many were not sampled, as the silo's packed message."""
         plan = self.sum.plan
         return packing.pack(self.sum.encode(vectors, absent, signs(self.seed, round_, plan.size), rng), plan.bits)

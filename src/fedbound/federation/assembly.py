@@ -24,7 +24,7 @@ from fedbound.federation.failures import Failures
 from fedbound.federation.guard import Guard
 from fedbound.federation.ledger import Ledger
 from fedbound.federation.outbox import Exchange
-from fedbound.federation.private import PrivateSums
+from fedbound.federation.private import PrivateSteps, PrivateSums
 from fedbound.federation.records import Records
 from fedbound.federation.resend import Resend
 from fedbound.federation.server import Server
@@ -90,7 +90,11 @@ class Assembly:
             return
         study.check_private_exchange(self.training.privacy, self.exchange)
         client = self.client_of(self.training.algorithm)
-        if client.extras or client.wants_global_loss:
+        if self.training.privacy.unit == "record":
+            from fedbound.models import per_example
+
+            per_example.check(self.module())
+        if (client.extras and self.steps is None) or client.wants_global_loss:
             raise InputError(
                 f"training.algorithm: {self.training.algorithm['name']!r} is refused with training.privacy: it sends "
                 "more than the update, which no noise covers; use another algorithm, such as 'iiadmm' or 'fedavg'"
@@ -175,6 +179,8 @@ class Assembly:
             return self.private.silo(parts, ends, sent)
         feedback = bool(self.exchange.error_feedback)
         uplink = Uplink(self.encoder("up", number), self.exchange.mode, feedback, self._perturbation(number))
+        if self.steps is not None:
+            return self.steps.silo(parts, uplink, ends)
         return Silo(*parts, uplink, *ends)
 
     def server(
@@ -213,7 +219,7 @@ class Assembly:
     def _perturbation(self, number: int) -> perturb.Perturbation | None:
         """What silo `number` does to its updates under differential privacy."""
         settings = self.training.privacy
-        if settings is None or settings.sums:
+        if settings is None or settings.sums or settings.unit == "record":
             return None
         assert settings.mechanism in ("gaussian", "laplace")
         scale = self.noise_multiplier() * rounds.sensitivity(settings.clip, settings.adjacency)
@@ -230,6 +236,13 @@ class Assembly:
         """The parts of a run whose updates are secure sums; None for others."""
         settings = self.training.privacy
         return None if settings is None or not settings.sums else PrivateSums(self, settings)
+
+    @cached_property
+    def steps(self) -> PrivateSteps | None:
+        """The parts of a run with DP-SGD in its silos; None for others."""
+        settings = self.training.privacy
+        record = settings is not None and settings.unit == "record" and not settings.sums
+        return PrivateSteps(self, settings) if record and settings is not None else None
 
     def noise_multiplier(self) -> float:
         """Noise over sensitivity: as given, or solved for the target epsilon, one release a round."""
@@ -248,6 +261,8 @@ class Assembly:
             return Nothing()
         if self.private is not None:
             return self.private.spending()
+        if self.steps is not None:
+            return self.steps.spending()
         assert settings.mechanism in ("gaussian", "laplace")
         return Updates(settings.mechanism, self.noise_multiplier(), settings.delta)
 

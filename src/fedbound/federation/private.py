@@ -12,9 +12,10 @@ from fedbound import study
 from fedbound.errors import InputError
 from fedbound.exchange.summation import SumLog, SumReceiver, SumUplink
 from fedbound.federation.resend import Resend
-from fedbound.federation.spending import Sums
-from fedbound.federation.summing import SumSilo
-from fedbound.privacy import sums
+from fedbound.federation.spending import Steps, Sums
+from fedbound.federation.summing import DpSgdSilo, RecordSumSilo, SumSilo
+from fedbound.models.per_example import RecordNoise
+from fedbound.privacy import rounds, sums
 
 if TYPE_CHECKING:
     from fedbound.federation.assembly import Assembly
@@ -71,7 +72,10 @@ class PrivateSums:
     def silo(self, parts: tuple[int, Any, Any, Any], ends: tuple[Any, ...], resend: Resend) -> SumSilo:
         """A silo from what every silo is made of: number, module, data, layout; and codec, client, settings, ..."""
         uplink = SumUplink(self.assembly.layout, self.sum, self.assembly._draw(parts[0]), self.assembly.seed)
-        silo = SumSilo(*parts, uplink, *ends)  # type: ignore[arg-type]  # what it sends is no floats
+        kind = SumSilo if self.settings.unit == "silo" else RecordSumSilo
+        silo = kind(*parts, uplink, *ends)  # type: ignore[arg-type]  # what it sends is no floats
+        if isinstance(silo, RecordSumSilo):
+            silo.clip, silo.rate = self.settings.clip, self.settings.rate or 1.0
         silo.resend = resend
         return silo
 
@@ -80,9 +84,62 @@ class PrivateSums:
         return SumReceiver(self.assembly.layout, self.sum, self.assembly.seed, self.vectors, self._mean, SumLog(log))
 
     def _mean(self, total: np.ndarray, silos: list[int]) -> np.ndarray:
-        """The mean update, equal weights."""
-        return total / len(silos)
+        """The mean update, silos alike; of records: one step down the mean of as many gradients as are expected."""
+        if self.settings.unit == "silo":
+            return total / len(silos)
+        expected = (self.settings.rate or 1.0) * sum(self.vectors[silo] for silo in silos)
+        return self.assembly.training.learning_rate * total / expected
 
     def spending(self) -> Sums:
         """How epsilon follows from the sums."""
         return Sums(self.sum, self.vectors)
+
+
+class PrivateSteps:
+    """DP-SGD in each silo, with noise and epsilon of its own: sampling rates follow from the silos' sizes.
+
+    Args:
+        assembly: the run's parts.
+        settings: its privacy, of unit record and mechanism gaussian.
+    """
+
+    def __init__(self, assembly: Assembly, settings: study.TrainingPrivacy):
+        self.assembly = assembly
+        self.settings = settings
+
+    def silo(self, parts: tuple[int, Any, Any, Any], uplink: Any, ends: tuple[Any, ...]) -> DpSgdSilo:
+        """A silo from what every silo is made of."""
+        silo = DpSgdSilo(*parts, uplink, *ends)
+        silo.noise = RecordNoise(self.settings.clip, self._multiplier(parts[0]), self._rate(parts[0]))
+        silo.draw = self.assembly._draw(parts[0])
+        return silo
+
+    def spending(self) -> Steps:
+        """How epsilon follows from the silos' steps."""
+        numbers = range(self.assembly.data.silos)
+        return Steps(
+            [self._multiplier(number) for number in numbers],
+            [self._rate(number) for number in numbers],
+            [self._steps(number) for number in numbers],
+            self.settings.delta,
+        )
+
+    def _records(self, number: int) -> int:
+        return len(self.assembly.silos.silos[number].train)
+
+    def _steps(self, number: int) -> int:
+        """Of one round."""
+        training = self.assembly.training
+        return training.local_epochs * -(-self._records(number) // training.batch_size)
+
+    def _rate(self, number: int) -> float:
+        if self.settings.rate is not None:
+            return self.settings.rate
+        return min(1.0, self.assembly.training.batch_size / self._records(number))
+
+    def _multiplier(self, number: int) -> float:
+        if self.settings.noise_multiplier is not None:
+            return self.settings.noise_multiplier
+        assert self.settings.epsilon is not None  # a validated study gives one of the two
+        steps = self.assembly.training.rounds * self._steps(number)
+        return rounds.sgd_multiplier(self.settings.epsilon, self._rate(number), steps, self.settings.delta)

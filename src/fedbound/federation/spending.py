@@ -87,3 +87,26 @@ class Sums:
 
     def _members(self, silos: Sequence[int]) -> Members:
         return Members(len(silos), sum(self.vectors[silo] for silo in silos))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """DP-SGD: each silo's steps compose, under Poisson sampling; the silo whose records have spent the most counts.
+
+    Attributes:
+        multipliers, rates, steps: of each silo: noise over clip, sampling probability, steps in one round.
+        delta: at which epsilon is stated.
+    """
+
+    multipliers: Sequence[float]
+    rates: Sequence[float]
+    steps: Sequence[int]
+    delta: float
+
+    def epsilon(self, spent: Spent) -> float:
+        releases = {silo: max(spent.releases.get(silo, 0), spent.asked) for silo in range(len(self.steps))}
+        return max(self.of_silo(silo, count) for silo, count in releases.items())
+
+    def of_silo(self, silo: int, releases: int) -> float:
+        """Epsilon of one silo's records after so many rounds of it."""
+        return rounds.sgd_epsilon(self.multipliers[silo], self.rates[silo], releases * self.steps[silo], self.delta)

@@ -15,12 +15,14 @@ import numpy as np
 from fedbound.codecs import wire
 from fedbound.exchange.blocks import Encoding
 from fedbound.exchange.layout import Layout, State
+from fedbound.exchange.perturb import Draw
 from fedbound.exchange.summation import SumReceiver, SumUplink
 from fedbound.federation.algorithms import Algorithm, Client, Contribution
 from fedbound.federation.resend import Resend, Sent
-from fedbound.federation.silo import Silo
+from fedbound.federation.silo import Silo, round_seed
 
 if TYPE_CHECKING:
+    from fedbound.models.per_example import RecordNoise
     from fedbound.models.training import LocalResult
 
 
@@ -66,6 +68,62 @@ class SumSilo(Silo):
 
     def _sent(self, round_: int, reference: State) -> Sent | None:
         return self.resend.find(round_, _crc(reference))
+
+
+class RecordSumSilo(SumSilo):
+    """A silo that sends the sum of its records' clipped gradients: one step a round, which the server makes.
+
+    `clip` and `rate` are set by who makes it: the gradients' largest norm, and how likely a record takes part.
+    """
+
+    clip: float
+    rate: float
+
+    def _train_locally(self, round_: int, reference: State, steps: int) -> tuple[LocalResult, State]:
+        from fedbound.models.training import LocalResult
+
+        return LocalResult(1, float("nan")), reference  # the gradients are taken where they are packed, few at a time
+
+    def _payload(self, local: State, reference: State, round_: int) -> bytes:
+        from fedbound.models import per_example
+        from fedbound.models.seeding import seeded
+        from fedbound.models.training import resolve_device
+
+        rng = self.uplink.draw(round_)
+        index = per_example.sampled(len(self.split.train), self.rate, rng)
+        found = per_example.vectors(
+            self.module,
+            self.split.train,
+            index,
+            self.clip,
+            self.layout.slices,
+            self.layout.size,
+            self.settings.device,
+        )
+        with seeded(round_seed(self.seed, self.number, round_), resolve_device(self.settings.device)):
+            return self.uplink.pack(found, len(self.split.train) - len(index), round_, rng)
+
+
+class DpSgdSilo(Silo):
+    """A silo whose local training hides each record (DP-SGD): what it sends is post-processing.
+
+    `noise` and `draw` are set by who makes it. A round that is made again draws anew and is charged again.
+    """
+
+    noise: RecordNoise
+    draw: Draw
+
+    @property
+    def private(self) -> bool:
+        return True
+
+    def _learn(self, round_: int, reference: State, steps: int = 0) -> tuple[LocalResult, State]:
+        from fedbound.models import per_example
+
+        hook = self.client.hook(self.module, reference.vector)
+        seed, rng = round_seed(self.seed, self.number, round_), self.draw(round_)
+        result = per_example.train(self.module, self.split.train, self.settings, self.noise, seed, rng, hook)
+        return result, self._state()
 
 
 def _crc(state: State) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple, Protocol
@@ -43,6 +43,7 @@ class Members(NamedTuple):
     vectors: int
 
 
+Vectors = np.ndarray | Iterable[np.ndarray]  # float64 [k, d]
 Rounds = Mapping[Members, int]  # how many releases there were of each kind of sum
 
 
@@ -101,11 +102,11 @@ class Sum(Protocol):
         """Standard deviation of the summed noise per coordinate, in the vectors' units."""
         ...
 
-    def encode(self, vectors: np.ndarray, absent: int, signs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def encode(self, vectors: Vectors, absent: int, signs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A silo's message before the modulus: float64 vectors [k, d] to int64 [D].
 
         Args:
-            vectors: those that take part.
+            vectors: those that take part; they may come a few rows at a time.
             absent: number of the silo's vectors that were not sampled.
             signs: of the rotation, float64 [D]; public.
             rng: the noise's, secret.
@@ -133,10 +134,10 @@ class IntegerSum:
     def noise(self) -> float:
         return self.parameters.noise
 
-    def encode(self, vectors: np.ndarray, absent: int, signs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def encode(self, vectors: Vectors, absent: int, signs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         p = self.parameters
         total = p.draw((p.size,), rng)
-        for block in transforms.blocks(vectors):
+        for block in _blocks(vectors):
             rotated = transforms.rotate(transforms.clip_l2(block, self.plan.clip), signs)
             total += transforms.conditional_round(rotated * p.scale, p.limit, rng).sum(axis=0)
         return total
@@ -184,9 +185,9 @@ class PBMSum:
         """That of fair coins, an upper bound: c_inf sqrt(n) / (2 sqrt(m) theta)."""
         return self.reach * math.sqrt(self.plan.members.vectors / self.trials) / (2 * self.theta)
 
-    def encode(self, vectors: np.ndarray, absent: int, signs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def encode(self, vectors: Vectors, absent: int, signs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         total = rng.binomial(self.trials * absent, 0.5, self.plan.size)
-        for block in transforms.blocks(vectors):
+        for block in _blocks(vectors):
             rotated = transforms.rotate(transforms.clip_l2(block, self.plan.clip), signs)
             bias = 0.5 + self.theta * np.clip(rotated / self.reach, -1, 1)
             total += rng.binomial(self.trials, bias).sum(axis=0)
@@ -271,6 +272,11 @@ def _too_few_bits(plan: Plan, what: str) -> InputError:
         f"of {plan.members.vectors} vectors of {plan.dimension} values: rounding or wrap-around would dominate; raise "
         "bits or epsilon"
     )
+
+
+def _blocks(vectors: Vectors) -> Iterator[np.ndarray]:
+    for some in (vectors,) if isinstance(vectors, np.ndarray) else vectors:
+        yield from transforms.blocks(some)
 
 
 def pbm_reach(plan: Plan) -> float:

@@ -179,8 +179,9 @@ BOUNDS_PROBES = Schema(
     {
         "scale": _f("1", "relative bound of the probe; 0 for the uncompressed run"),
         "seed": _i("1", "seed"),
+        "fold": _i("1", "which part of each silo's samples the probe held out; 0: the study's validation part"),
         "purpose": _s("baseline: uncompressed; search: where to look; confirm: the test"),
-        "accuracy": _f("1", "validation accuracy, mean of the probe's last five evaluations"),
+        "accuracy": _f("1", "accuracy on the samples held out, mean of the probe's last five evaluations"),
         "drop": _f("percentage point", "accuracy of the uncompressed run of the same seed minus this one, in points"),
         "spread": _f("1", "standard deviation over silos of their validation accuracy"),
         "worst": _f("1", "the worst silo's validation accuracy"),
@@ -204,13 +205,24 @@ BOUNDS_DECISION = Schema(
         ),
         "level": _f("1", "error probability of that limit: the bound's share of 1 - confidence"),
         "seeds": _i("1", "paired seeds that confirmed it"),
-        "samples": _i("1", "validation samples, all silos"),
+        "samples": _i("1", "different samples that those seeds held out, all silos"),
         "spread": _f("1", "standard deviation over silos of their accuracy at the accepted bound, mean over seeds"),
         "spread_uncompressed": _f("1", "the same, uncompressed"),
         "worst_drop": _f("percentage point", "what the worst silo loses against uncompressed, mean over seeds"),
         "probes": _i("1", "federated runs made"),
         "bytes": _i("byte", "bytes both ways that the calibration's probes would have cost"),
         "seconds": _seconds("wall time of the calibration"),
+    }
+)
+
+BOUNDS_SCALES = Schema(
+    {
+        "scale": _f("1", "relative bound that at least two confirming seeds were run at"),
+        "seeds": _i("1", "confirming seeds"),
+        "mean_drop": _f("percentage point", "mean drop"),
+        "lower": _f("percentage point", "one-sided lower limit of the expected drop at the calibration's confidence"),
+        "upper": _f("percentage point", "one-sided upper limit of the same"),
+        "accepted": _i("1", "1: the accepted bound"),
     }
 )
 
@@ -589,6 +601,7 @@ TABLES: dict[str, dict[str, Schema]] = {
     "calibrate": {
         "bounds": BOUNDS,
         "probes": BOUNDS_PROBES,
+        "scales": BOUNDS_SCALES,
         "decision": BOUNDS_DECISION,
         "silos": BOUNDS_SILOS,
         "aggregate": BOUNDS_AGGREGATE,

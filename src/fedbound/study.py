@@ -401,9 +401,10 @@ class Calibration(Section):
         default=20, ge=1, description="rounds of each probe: as many as the training's, or until accuracy is level"
     )
     seeds: list[Seed] = Field(
-        default=[101, 102, 103, 104, 105],
+        default=[101, 102, 103, 104, 105, 106],
         min_length=4,
-        description="seeds of the paired probes: the first one searches, the others (at least three) confirm",
+        description="seeds of the paired probes: the first one searches, the others (at least three) confirm; each "
+        "holds out other samples of the silos, as many as data.validation says, as long as they last",
     )
     rule: Literal["range", "std"] = Field(
         default="std", description="what bounds are relative to: each tensor's standard deviation, or its value range"

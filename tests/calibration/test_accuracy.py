@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -22,6 +23,15 @@ def test_screening_finds_a_clean_knee_with_few_probes(scales, knee):
     found = screen(scales, lambda scale: asked.append(scale) or (0.0 if scales.index(scale) < knee else 9.0), 1.0)
     assert found == knee - 1
     assert len(asked) <= math.log2(len(scales) + 1) + 1
+
+
+@given(SCALES, st.integers(0, 30), st.integers(0, 30))
+def test_a_good_guess_makes_the_search_short_and_a_bad_one_not_wrong(scales, knee, guess):
+    knee, guess = min(knee, len(scales)), min(guess, len(scales) - 1)
+    asked = []
+    found = screen(scales, lambda s: asked.append(s) or (0.0 if scales.index(s) < knee else 9.0), 1.0, guess)
+    assert found == knee - 1
+    assert len(asked) == len(set(asked)) <= 2 * math.log2(abs(guess - found) + 2) + 2
 
 
 @given(st.lists(st.floats(0, 2), min_size=1, max_size=25))
@@ -82,40 +92,46 @@ def test_limits_by_hand():
     assert low == pytest.approx(2 - stats.t.ppf(0.95, 1) * math.sqrt(5))
 
 
-def test_limits_of_one_sample_are_students():
+def test_limits_of_one_sample_or_of_different_folds_are_students():
     drops = np.array([[0.0], [0.0], [2.0], [2.0]])
-    assert limits(drops, 0.05)[1] == pytest.approx(1 + stats.t.ppf(0.95, 3) * math.sqrt(4 / 3) / 2)
+    students = 1 + stats.t.ppf(0.95, 3) * math.sqrt(4 / 3) / 2
+    assert limits(drops, 0.05)[1] == pytest.approx(students)
     assert limits(np.full((3, 5), 0.7), 0.01) == pytest.approx((0.7, 0.7))
+    many = np.random.default_rng(0).normal(size=(4, 50))
+    many += drops - many.mean(1, keepdims=True)
+    assert limits(many, 0.05, [3, 1, 2, 0])[1] == pytest.approx(students)
+    assert limits(many, 0.05, [0, 0, 1, 2])[1] > students
 
 
-def draw(rng: np.random.Generator, seeds: int, samples: int, mean: float) -> np.ndarray:
-    """Drops with effects of seeds, of samples and of both, percentage points."""
-    return (
-        mean
-        + 0.3 * rng.normal(size=(seeds, 1))
-        + 6 * rng.normal(size=(1, samples))
-        + 6 * rng.normal(size=(seeds, samples))
-    )
+def draw(rng: np.random.Generator, folds: Sequence[int], samples: int, mean: float) -> np.ndarray:
+    """Drops [seeds, samples] with effects of seeds, of samples and of both, percentage points."""
+    seeds, parts = len(folds), 6 * rng.normal(size=(max(folds) + 1, samples))
+    own = 0.3 * rng.normal(size=(seeds, 1)) + 6 * rng.normal(size=(seeds, samples))
+    return mean + own + parts[list(folds)]
 
 
-def test_limits_cover_new_seeds_and_new_samples():
-    """4,000 draws of 3 seeds and 200 samples: at most 5 % beyond the limit; false alarms 1 in a million (z = 4.75)."""
+ONE, SOME, ALL = [0, 0, 0], [0, 1, 2, 0, 1], [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("folds", [ONE, SOME, ALL])
+def test_limits_cover_new_seeds_and_new_samples(folds):
+    """3,000 draws, 200 samples a fold: at most 5 % beyond the limit; false alarms 1 in a million (z = 4.75)."""
     rng = np.random.default_rng(0)
-    n = 4000
-    missed = sum(limits(draw(rng, 3, 200, 0.0), 0.05)[1] < 0 for _ in range(n))
+    n = 3000
+    missed = sum(limits(draw(rng, folds, 200, 0.0), 0.05, folds)[1] < 0 for _ in range(n))
     assert missed <= 0.05 * n + 4.75 * math.sqrt(n * 0.05 * 0.95)
     assert missed >= 0.005 * n  # and not uselessly wide
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_one_scale_is_accepted_wrongly_no_more_often_than_its_level(seeds):
-    """True drop exactly at the tolerance, level 5 %, 2,000 draws, looks at 3 seeds and later ones; z = 4.75."""
+@pytest.mark.parametrize("folds", [SOME, ALL, [0, 1, 2, 3, 4, 0, 1, 2, 3]])
+def test_one_scale_is_accepted_wrongly_no_more_often_than_its_level(folds):
+    """True drop exactly at the tolerance, level 5 %, 1,500 draws, with a look halfway for nine seeds; z = 4.75."""
     rng = np.random.default_rng(1)
-    n = 2000
+    n = 1500
     wrong = 0
     for _ in range(n):
-        drops = draw(rng, seeds, 100, 1.0)
-        wrong += sequential(0.1, drops.__getitem__, seeds, 1.0, 0.05).keeps
+        drops = draw(rng, folds, 100, 1.0)
+        wrong += sequential(0.1, drops.__getitem__, folds, 1.0, 0.05).keeps
     assert wrong <= 0.05 * n + 4.75 * math.sqrt(n * 0.05 * 0.95)
 
 
@@ -127,19 +143,20 @@ def test_the_whole_calibration_is_wrong_no_more_often_than_stated():
     truth = [0.0, 0.1, 0.0, 0.3, 0.2, 0.6, 1.05, 0.9, 1.2, 2.0, 5.0, 12.0, 40.0]
     scales = [float(i) for i in range(len(truth))]
     rng = np.random.default_rng(2)
+    folds = [0, 1, 2, 3, 4, 0]
     n, wrong, useful = 2000, 0, 0
     for _ in range(n):
-        noise = draw(rng, 4, 60, 0.0)
-        own = 0.2 * rng.normal(size=(4, len(truth)))
+        noise = draw(rng, folds, 60, 0.0)
+        own = 0.2 * rng.normal(size=(6, len(truth)))
 
         def drop(scale: float, seed: int, noise: np.ndarray = noise, own: np.ndarray = own) -> np.ndarray:
             return truth[int(scale)] + own[seed, int(scale)] + noise[seed] / 4
 
-        start = screen(scales, lambda scale: drop(scale, 0).mean(), 1.0)
+        start = screen(scales, lambda scale: drop(scale, 0).mean(), 0.5, 4)
         found = confirm(
             scales,
             start,
-            lambda scale, level: sequential(scale, lambda i: drop(scale, i + 1), 3, 1.0, level),
+            lambda scale, level: sequential(scale, lambda i: drop(scale, i + 1), folds[1:], 1.0, level),
             0.05,
         )
         wrong += bool(found.accepted) and truth[int(found.accepted)] > 1
@@ -148,17 +165,19 @@ def test_the_whole_calibration_is_wrong_no_more_often_than_stated():
     assert useful > 0.3 * n
 
 
-def test_a_hopeless_scale_costs_one_seed_and_a_clear_one_as_many_as_the_first_look():
+def test_a_hopeless_scale_costs_one_seed_and_a_clear_one_half_of_many():
     asked: list[int] = []
 
     def far(i: int) -> np.ndarray:
         asked.append(i)
         return np.full(50, 40.0)
 
-    assert not sequential(0.1, far, 6, 1.0, 0.05).keeps
+    assert not sequential(0.1, far, range(6), 1.0, 0.05).keeps
     assert asked == [0]
-    assert len(sequential(0.1, lambda i: np.full(50, 0.0), 6, 1.0, 0.05).drops) == 3
-    assert len(sequential(0.1, lambda i: np.full(50, 1.5 + i % 2 / 10), 6, 1.0, 0.05).drops) == 2
+    assert len(sequential(0.1, lambda i: np.full(50, 0.0), range(7), 1.0, 0.05).drops) == 4
+    assert len(sequential(0.1, lambda i: np.full(50, 0.0), range(5), 1.0, 0.05).drops) == 5
+    assert len(sequential(0.1, lambda i: np.full(50, 1.5 + i % 2 / 10), range(6), 1.0, 0.05).drops) == 2
+    assert len(sequential(0.1, lambda i: np.full(50, 1.1 + (-1) ** i), range(6), 1.0, 0.05).drops) == 3
 
 
 def test_grid_is_logarithmic_and_includes_both_ends():

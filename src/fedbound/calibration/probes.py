@@ -10,6 +10,7 @@ import numpy as np
 
 from fedbound import data, study
 from fedbound.artifacts import Artifact
+from fedbound.calibration import folds
 from fedbound.calibration.shape import Shape
 from fedbound.calibration.watch import Aggregate, watch
 from fedbound.errors import FederationError, InputError
@@ -28,7 +29,7 @@ class Probe:
     Attributes:
         scale: relative bound; 0 for the uncompressed run.
         seed: the run's seed.
-        correct: per validation sample, silo by silo: share of the last five evaluations that were right (float64).
+        correct: per held-out sample, silo by silo: share of the last five evaluations that were right (float64).
         by_silo: each silo's mean of that.
         bytes_up, bytes_down: bytes each way, headers included.
         raw_up: those of the uplink uncompressed.
@@ -50,7 +51,7 @@ class Probe:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy over all validation samples."""
+        """Accuracy over all held-out samples."""
         return float(self.correct.mean())
 
     @property
@@ -66,6 +67,9 @@ class Probe:
 
 class Prober:
     """Runs probes of one scenario and remembers them.
+
+    Each of the calibration's seeds holds out another fold (folds.py), of as many samples as the study's validation
+    part; any other seed the study's own part.
 
     Args:
         scenario: what is calibrated.
@@ -83,8 +87,20 @@ class Prober:
                 f"data.validation: {scenario.data.validation:g} leaves no validation samples to calibrate on; raise it"
             )
         self.owner = np.repeat(np.arange(len(sizes)), sizes)
-        held = [silo.validation for silo in self.federation.silos if len(silo.validation)]
-        self.validation = data.Split(np.concatenate([s.x for s in held]), np.concatenate([s.y for s in held]))
+        self.folds = folds.count(self.federation)
+        self._rotated: tuple[int, data.Federation] = (0, self.federation)
+
+    def fold(self, seed: int) -> int:
+        """The fold that probes of `seed` hold out."""
+        seeds = self.scenario.calibration.seeds
+        return seeds.index(seed) % self.folds if seed in seeds else 0
+
+    def _split(self, seed: int) -> data.Federation:
+        """The silos' samples as the probes of `seed` have them; only the last ones are kept."""
+        fold = self.fold(seed)
+        if self._rotated[0] != fold:
+            self._rotated = (fold, folds.rotated(self.federation, fold))
+        return self._rotated[1]
 
     def assembly(self, scale: float, seed: int) -> Assembly:
         """The federation at `scale`; 0 is uncompressed."""
@@ -94,7 +110,7 @@ class Prober:
         )
         if not scale:
             exchange = study.Exchange(codec="none", mode=s.mode)
-            return Assembly(s.data, s.model, training, exchange, seed, source=self.federation)
+            return Assembly(s.data, s.model, training, exchange, seed, source=self._split(seed))
         exchange = study.Exchange(
             codec=s.calibration.codec,
             mode=s.mode,
@@ -106,7 +122,7 @@ class Prober:
         )
         layout = self.assembly(0.0, seed).layout
         bounds = Artifact("calibrate", s.study, {}, None, {"bounds": self.shape.table(layout, scale)}, {}, {})
-        return Assembly(s.data, s.model, training, exchange, seed, bounds, source=self.federation)
+        return Assembly(s.data, s.model, training, exchange, seed, bounds, source=self._split(seed))
 
     def probe(self, scale: float, seed: int) -> Probe:
         """The run at `scale` with `seed`, made at most once.
@@ -121,7 +137,7 @@ class Prober:
     def _run(self, scale: float, seed: int) -> Probe:
         assembly = self.assembly(scale, seed)
         server = assembly.server(assembly.local())
-        last = self._listen(server, assembly.module())
+        last = self._listen(server, assembly.module(), assembly.silos)
         aggregates = watch(server) if scale else []
         diverged = False
         try:
@@ -137,7 +153,7 @@ class Prober:
                 "(its loss is NaN); lower it before calibrating"
             )
         # a bound at which training breaks down keeps nothing
-        correct = np.zeros(len(self.validation)) if diverged else np.mean(last, axis=0)
+        correct = np.zeros(len(self.owner)) if diverged else np.mean(last, axis=0)
         held = np.unique(self.owner)
         return Probe(
             scale,
@@ -152,20 +168,21 @@ class Prober:
             server.model,
         )
 
-    def _listen(self, server: Server, module: Any) -> list[np.ndarray]:
+    def _listen(self, server: Server, module: Any, silos: data.Federation) -> list[np.ndarray]:
         """Fills with the correctness of the last models that the silos hold, as the server runs."""
         found: list[np.ndarray] = []
+        held = folds.held_out(silos)
         first = self.scenario.calibration.rounds - LAST + 1
 
         def moved(sender: Sender) -> None:
             if sender.version >= first:
-                found.append(_correct(module, server.layout, sender.held, self.validation))
+                found.append(_correct(module, server.layout, sender.held, held))
 
         server.sender = _Listener(server.sender, moved)  # type: ignore[assignment]
         return found
 
     def drops(self, scale: float, seed: int) -> np.ndarray:
-        """Percentage points that each validation sample loses against the uncompressed run of the same seed."""
+        """Percentage points that each held-out sample loses against the uncompressed run of the same seed."""
         found: np.ndarray = 100 * (self.probe(0.0, seed).correct - self.probe(scale, seed).correct)
         return found
 

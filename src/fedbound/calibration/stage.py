@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from fedbound import artifacts, schemas, study
 from fedbound.artifacts import Artifact
 from fedbound.calibration import fairness, sensitivity, tables
-from fedbound.calibration.accuracy import Decision, Verdict, confirm, grid, screen, sequential
+from fedbound.calibration.accuracy import TARGET, Decision, Verdict, confirm, grid, screen, sequential
 from fedbound.calibration.fairness import Facts
 from fedbound.calibration.probes import Prober, first_updates
 from fedbound.calibration.shape import Shape
@@ -22,6 +23,7 @@ from fedbound.exchange.layout import Layout
 SILENT = 0.003  # predicted bits per value of the first update: coarser bounds send next to nothing
 COMPARED_AT = {"range": 0.1, "std": 1.5}  # scale at which allocations take as many bits as the uniform bound
 NO_DOUBT = 2.0  # a screened drop beyond this multiple of the tolerance needs no test
+GUESS = 1.8  # standard deviations: where the knee of deltas with error feedback was found to be, and the search starts
 
 
 def run(scenario: study.CalibrateScenario, inputs: Mapping[str, Path]) -> Artifact:
@@ -141,6 +143,7 @@ def decide(prober: Prober, known: Survey) -> Decision:
     first, *others = settings.seeds
     smallest, largest = settings.ends
     scales = _speaking(grid(smallest, largest, settings.per_decade), known)
+    held = [prober.fold(seed) for seed in others]
     screened: dict[float, float] = {}
 
     def drop(scale: float) -> float:
@@ -149,7 +152,7 @@ def decide(prober: Prober, known: Survey) -> Decision:
         return screened[scale]
 
     def test(scale: float, level: float) -> Verdict:
-        verdict = sequential(scale, lambda i: prober.drops(scale, others[i]), len(others), settings.tolerance, level)
+        verdict = sequential(scale, lambda i: prober.drops(scale, others[i]), held, settings.tolerance, level)
         said = "keeps" if verdict.keeps else "is refused"
         print(
             f"scale {scale:g}: mean drop {verdict.mean:.2f}, upper limit {verdict.upper:.2f} points "
@@ -158,10 +161,17 @@ def decide(prober: Prober, known: Survey) -> Decision:
         )
         return _fair(prober, verdict) if verdict.keeps else verdict
 
-    start = screen(scales, drop, settings.tolerance)
+    start = screen(scales, drop, TARGET * settings.tolerance, _guess(prober.scenario, scales))
     above = screened.get(scales[start + 1], 0.0) if start + 1 < len(scales) else 0.0
     ceiling = start + 1 if start >= 0 and above > NO_DOUBT * settings.tolerance else None
     return confirm(scales, start, test, 1 - settings.confidence, ceiling)
+
+
+def _guess(scenario: study.CalibrateScenario, scales: list[float]) -> int | None:
+    """Where the search starts; None: in the middle."""
+    if scenario.calibration.rule == "range" or scenario.mode == "weights" or not scenario.error_feedback:
+        return None
+    return int(np.abs(np.log(np.array(scales) / GUESS)).argmin())
 
 
 def _speaking(scales: list[float], known: Survey) -> list[float]:
@@ -193,4 +203,4 @@ def _fair(prober: Prober, verdict: Verdict) -> Verdict:
     spread, plain = (np.mean([prober.probe(scale, seed).spread for seed in seeds]) for scale in (verdict.scale, 0.0))
     print(f"scale {verdict.scale:g}: spread {100 * spread:.2f}, uncompressed {100 * plain:.2f} points", flush=True)
     keeps = bool(spread <= settings.spread_factor * plain)
-    return Verdict(verdict.scale, keeps, verdict.drops, verdict.level)
+    return replace(verdict, keeps=keeps)

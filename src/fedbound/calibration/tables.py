@@ -10,7 +10,7 @@ import numpy as np
 
 from fedbound import schemas
 from fedbound.artifacts import Table
-from fedbound.calibration.accuracy import Decision
+from fedbound.calibration.accuracy import Decision, limits
 from fedbound.calibration.fairness import Facts
 from fedbound.calibration.probes import Probe, Prober
 from fedbound.codecs.entropy import entropy_bits
@@ -34,6 +34,7 @@ def make(
             list(_bounds(prober, layout, updates, sensitivity, decision.accepted, confirmed[0]))
         ),
         "probes": schemas.BOUNDS_PROBES.table(_probes(prober)),
+        "scales": schemas.BOUNDS_SCALES.table(list(_scales(prober, decision))),
         "silos": schemas.BOUNDS_SILOS.table(_silos(prober, facts, confirmed)),
         "aggregate": schemas.BOUNDS_AGGREGATE.table(aggregates),
     }
@@ -90,6 +91,7 @@ def _probes(prober: Prober) -> list[dict[str, Any]]:
         {
             "scale": probe.scale,
             "seed": probe.seed,
+            "fold": prober.fold(probe.seed),
             "purpose": "baseline" if not probe.scale else "search" if probe.seed == first else "confirm",
             "accuracy": probe.accuracy,
             "drop": 100 * (prober.probe(0.0, probe.seed).accuracy - probe.accuracy),
@@ -101,6 +103,26 @@ def _probes(prober: Prober) -> list[dict[str, Any]]:
         }
         for probe in sorted(prober.done.values(), key=lambda probe: (probe.scale, probe.seed))
     ]
+
+
+def _scales(prober: Prober, decision: Decision) -> Iterator[dict[str, Any]]:
+    """What the confirming seeds say of each scale that more than one of them was run at."""
+    settings = prober.scenario.calibration
+    level = 1 - settings.confidence
+    for scale in sorted({scale for scale, _ in prober.done if scale}):
+        seeds = [seed for seed in settings.seeds[1:] if (scale, seed) in prober.done]
+        if len(seeds) < 2:
+            continue
+        drops = np.stack([prober.drops(scale, seed) for seed in seeds])
+        low, high = limits(drops, level, [prober.fold(seed) for seed in seeds])
+        yield {
+            "scale": scale,
+            "seeds": len(seeds),
+            "mean_drop": float(drops.mean()),
+            "lower": low,
+            "upper": high,
+            "accepted": int(scale == decision.accepted),
+        }
 
 
 def _silos(prober: Prober, facts: Sequence[Facts], confirmed: Sequence[Probe]) -> list[dict[str, Any]]:
@@ -136,7 +158,7 @@ def decision(prober: Prober, found: Decision, seconds: float) -> dict[str, Any]:
         "upper_drop": verdict.upper,
         "level": verdict.level,
         "seeds": len(verdict.drops),
-        "samples": len(prober.validation),
+        "samples": len(prober.owner) * len(set(verdict.folds or (0,))),
         "spread": float(np.mean([probe.spread for probe in confirmed])),
         "spread_uncompressed": float(np.mean([probe.spread for probe in plain])),
         "worst_drop": float(np.mean([100 * (p.worst - c.worst) for p, c in zip(plain, confirmed, strict=True)])),

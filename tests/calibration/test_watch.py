@@ -71,3 +71,27 @@ def test_without_feedback_the_errors_of_silos_are_alike():
 
 def test_exact_exchange_has_no_error():
     assert all(row.measured == row.bound == row.uniform == 0 for row in run({"codec": "none"}, rounds=2)[1])
+
+
+@pytest.mark.parametrize(("mode", "feedback"), [("delta", True), ("weights", True), ("delta", False)])
+def test_training_records_the_same_figures(mode, feedback):
+    """Over all blocks: what the server records of each round is what watching every block gives."""
+    s = study.Exchange.model_validate({"codec": "ebq", "mode": mode, "bound": 0.05, "error_feedback": feedback})
+    assembly = Assembly(
+        study.Data(silos=3), {"name": "mlp", "hidden": [48]}, study.Training(rounds=4, local_epochs=1), s, 5
+    )
+    server = assembly.server(assembly.local())
+    found = watch(server)
+    server.run()
+    size = server.layout.size
+    for row in server.records.rows["rounds"]:
+        blocks = [one for one in found if one.round == row["round"]]
+        for column, key in (("moments", "moments"), ("uniform", "uniform"), ("measured", "measured")):
+            wanted = sum(one.values * getattr(one, key) ** 2 for one in blocks) / size
+            if column == "measured" and not feedback:
+                assert np.isnan(row["error_measured"])  # no silo keeps its error
+            else:
+                assert row[f"error_{column}"] == pytest.approx(wanted**0.5, rel=1e-4)
+        if feedback:
+            assert -0.5 <= row["error_correlation"] <= 1
+            assert row["error_measured"] <= row["error_moments"] * 2

@@ -59,6 +59,7 @@ FIELDS = (
     "validation_correct", "train_seconds", "evaluate_seconds", "encode_seconds", "wait_seconds", "memory_bytes",
     "error_over_bound", "violations", "residual_norm", "raw_bytes", "checkpoint_label", "base_version", "base_crc",
     "decode_seconds", "global_loss", "releases", "bound_factor", "busy_seconds",
+    "error_norm",
 )  # fmt: skip  # a field's index here is its number on the wire: append only
 # whole numbers >= 0; of the others only losses may be infinite or NaN, as those of a diverged training are
 COUNTS = frozenset(name for name in FIELDS if name.endswith(("samples", "correct", "bytes"))) | {

@@ -35,6 +35,7 @@ class Uplink:
         self.encoder = encoder
         self.mode = mode
         self.residual = np.zeros(encoder.layout.size, np.float32) if error_feedback else None
+        self.error_norm = 0.0  # L2 norm of what the last encoding lost
         self.factor = 1.0  # on every bound; the server's guard says it with each model
 
     def encode(self, local: State, reference: State, round_: int = 0) -> Encoding:
@@ -49,8 +50,10 @@ class Uplink:
         if self.residual is not None:
             v += self.residual
         encoding = self.encoder.encode(v, local.integers, self.factor)
+        error = lost(v, encoding.decoded)
+        self.error_norm = float(np.linalg.norm(error))
         if self.residual is not None:
-            self.residual[:] = lost(v, encoding.decoded)
+            self.residual[:] = error
         return encoding
 
     def encode_extra(self, vector: np.ndarray, number: int) -> Encoding:

@@ -16,6 +16,7 @@ import numpy as np
 
 from fedbound import schemas
 from fedbound.artifacts import Table
+from fedbound.federation.lost import UNKNOWN
 from fedbound.federation.spending import Spent
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -102,6 +103,7 @@ _INITIAL = {
     **dict.fromkeys(("seconds", "aggregate_seconds", "decode_seconds", "wait_seconds", "checkpoint_seconds"), 0.0),
     "save_seconds": 0.0,
     "ratio_up": float("nan"),
+    **UNKNOWN,
 }  # round 0: the model that nobody has trained yet
 
 

@@ -27,6 +27,7 @@ from fedbound.federation.algorithms import Algorithm, Contribution
 from fedbound.federation.desk import NO_LABEL, Asked, BreachError, Command, Evaluations, Task, Waiting
 from fedbound.federation.failures import Failures
 from fedbound.federation.guard import Guard
+from fedbound.federation.lost import Lost
 from fedbound.federation.outbox import SERVER, Exchange, Outbox
 from fedbound.federation.records import Records
 from fedbound.federation.schedulers import (
@@ -99,6 +100,8 @@ class Server:
         self.failures = failures or Failures()
         self.guard = guard
         self.absent = dict(absent or {})
+        # out of step, a silo in this process may have encoded its next update before this one is folded
+        self.lost = Lost(layout, {} if scheduler.overlapping else getattr(transport, "members", {}))
         self.version = 0
         self.resumed_from = -1
         self.finished = False
@@ -443,6 +446,7 @@ class Server:
         self.references = {version: kept for version, kept in self.references.items() if version in wanted}
 
     def _note_update(self, waiting: Waiting, task: Task, staleness: int, **seconds: float) -> None:
+        self.lost.add(waiting.message)
         row = rows.update(waiting, task, self.version + 1, self.row_started - self.clock)
         for key in ("payload_up", "raw_up", "violations"):
             self.row[key] += row[key]
@@ -459,7 +463,7 @@ class Server:
             self.row["save_seconds"] = time.perf_counter() - started
             # The checkpoint's own cost cannot be part of the row that it must contain: it is noted in the next one.
         ratio = self.row["raw_up"] / self.row["bytes_up"] if self.row["bytes_up"] else float("nan")
-        self.records.add("rounds", round=self.version, **self.row, ratio_up=ratio)
+        self.records.add("rounds", round=self.version, **self.row, ratio_up=ratio, **self.lost.figures())
         for change in self.guard.settle(self.evaluations.unfinished()) if self.guard is not None else ():
             self.records.add("guard", **asdict(change))
         self.records.commit(self.version)

@@ -159,6 +159,8 @@ class Silo:
             "raw_bytes": self.layout.raw_bytes + 4 * self.layout.size * self.client.extras,
             "memory_bytes": peak_memory(),
         }
+        if residual is None and self.uplink.error_norm:
+            fields["error_norm"] = self.uplink.error_norm
         return self._message(wire.Kind.UPDATE, message.round, message.model_version, records=records, fields=fields)
 
     @property

@@ -415,7 +415,9 @@ class Calibration(Section):
     largest: float | None = Field(
         default=None, gt=0, description="largest relative bound tried; null: 1 range, 10 standard deviations"
     )
-    per_decade: int = Field(default=8, ge=1, le=20, description="grid points per factor of ten")
+    per_decade: int = Field(
+        default=16, ge=1, le=32, description="grid points per factor of ten; the search looks at about eight of them"
+    )
     tensors: Literal["uniform", "sensitivity", "rate", "deviation"] = Field(
         default="uniform",
         description="bounds of tensors: one share of each range; by sensitivity of the loss, fewest bits at high rate; "

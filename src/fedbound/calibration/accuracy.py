@@ -189,6 +189,7 @@ def confirm(
     test: Callable[[float, float], Verdict],
     alpha: float,
     ceiling: int | None = None,
+    stride: int = 1,
 ) -> Decision:
     """Walk from the screened scale to the largest confirmed one.
 
@@ -198,12 +199,13 @@ def confirm(
         test: tests a scale at a level on seeds that the screening has not seen.
         alpha: probability that the accepted scale's expected drop exceeds the tolerance, at most.
         ceiling: index that the walk up does not reach, because the screening left no doubt; None for the grid's end.
+        stride: grid points of the first step down; the walk up takes every point.
     """
     screened = scales[start] if start >= 0 else 0.0
     ceiling = len(scales) if ceiling is None else ceiling
     level, left = _FIRST_SHARE * alpha, (1 - _FIRST_SHARE) * alpha
     best: Verdict | None = None
-    low, high, step = max(start, 0), ceiling, 1
+    low, high, step = max(start, 0), ceiling, stride
     first = test(scales[low], level)
     if first.keeps:
         best = first

@@ -23,6 +23,7 @@ from fedbound.exchange.layout import Layout
 SILENT = 0.003  # predicted bits per value of the first update: coarser bounds send next to nothing
 COMPARED_AT = {"range": 0.1, "std": 1.5}  # scale at which allocations take as many bits as the uniform bound
 NO_DOUBT = 2.0  # a screened drop beyond this multiple of the tolerance needs no test
+COARSE = 8  # points per factor of ten that are searched; the walk from there takes every point of the grid
 GUESS = 1.8  # standard deviations: where the knee of deltas with error feedback was found to be, and the search starts
 
 
@@ -161,10 +162,13 @@ def decide(prober: Prober, known: Survey) -> Decision:
         )
         return _fair(prober, verdict) if verdict.keeps else verdict
 
-    start = screen(scales, drop, TARGET * settings.tolerance, _guess(prober.scenario, scales))
-    above = screened.get(scales[start + 1], 0.0) if start + 1 < len(scales) else 0.0
-    ceiling = start + 1 if start >= 0 and above > NO_DOUBT * settings.tolerance else None
-    return confirm(scales, start, test, 1 - settings.confidence, ceiling)
+    stride = max(1, round(settings.per_decade / COARSE))
+    coarse = scales[::stride]
+    start = screen(coarse, drop, TARGET * settings.tolerance, _guess(prober.scenario, coarse))
+    above = next((i for i, scale in enumerate(scales) if screened.get(scale, 0) > NO_DOUBT * settings.tolerance), None)
+    start = scales.index(coarse[start]) if start >= 0 else -1
+    ceiling = above if above is not None and above > start >= 0 else None
+    return confirm(scales, start, test, 1 - settings.confidence, ceiling, stride)
 
 
 def _guess(scenario: study.CalibrateScenario, scales: list[float]) -> int | None:

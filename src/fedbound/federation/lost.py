@@ -67,8 +67,8 @@ class Lost:
             "error_uniform": math.sqrt(float(w**2 @ uniform) / n),
             "error_moments": math.sqrt(alone / n),
         }
-        residuals = [self._residual(part.silo) for part in parts]
-        if any(residual is None for residual in residuals):
+        residuals = [r for r in (self._residual(part.silo) for part in parts) if r is not None]
+        if len(residuals) < len(parts):
             return found
         total = sum(one * residual.astype(np.float64) for one, residual in zip(w, residuals, strict=True))
         measured = float(np.square(total).sum())

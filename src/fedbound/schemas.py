@@ -569,6 +569,36 @@ STUDY_PARETO = Schema(
     }
 )
 
+STUDY_LINKS = Schema(
+    {
+        "stem": STUDY_KEYS["stem"],
+        "setting": STUDY_KEYS["setting"],
+        "link": _s("the silo's link: a bandwidth that the study simulates, or 'measured' where the profile ran"),
+        "silo": _i("1", "silo"),
+        "bandwidth": _f("Mbit/s", "the link each way", measured=True),
+        "break_even": _f("Mbit/s", "link below which compressing saves time; 0 where it saves no bytes", measured=True),
+        "pays": _i("1", "1: the link is slower than that", measured=True),
+        "plain_seconds": _seconds("from update ready to update decoded, uncompressed"),
+        "coded_seconds": _seconds("the same, compressed: encoding, sending, decoding one after the other"),
+        "pipelined_seconds": _seconds("the same, compressed, in 16 chunks whose steps overlap"),
+        "hidden": _f("1", "share of the coding time that such a pipeline hides", measured=True),
+        "device_idle": _f("1", "share of a synchronous round that the training device is idle", measured=True),
+        "processor_idle": _f("1", "the same, of the processor that encodes", measured=True),
+        "link_idle": _f("1", "the same, of the silo's link", measured=True),
+        "waits_seconds": _seconds("the silo's wait for the slowest one"),
+    }
+)
+
+STUDY_LINK_ADVICE = Schema(
+    {
+        "stem": STUDY_KEYS["stem"],
+        "setting": STUDY_KEYS["setting"],
+        "link": _s("the silos' link: a bandwidth that the study simulates, or 'measured' where the profile ran"),
+        "pays": _i("1", "silos for which compressing pays", measured=True),
+        "advice": _s("whether to compress on this link", measured=True),
+    }
+)
+
 STUDY_RECOMMENDATION = Schema(
     {
         "problem": STUDY_KEYS["problem"],
@@ -632,6 +662,8 @@ TABLES: dict[str, dict[str, Schema]] = {
         "settings": STUDY_SETTINGS,
         "comparisons": STUDY_COMPARISONS,
         "pareto": STUDY_PARETO,
+        "links": STUDY_LINKS,
+        "link_advice": STUDY_LINK_ADVICE,
         "recommendation": STUDY_RECOMMENDATION,
         "provenance": STUDY_PROVENANCE,
     },

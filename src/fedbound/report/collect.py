@@ -21,7 +21,7 @@ from fedbound.artifacts import Artifact, Column, Field, Schema, Table, canonical
 from fedbound.cluster import logs
 from fedbound.errors import ArtifactError, InputError
 from fedbound.plan import STAGES
-from fedbound.report import comparison, labels, recommend
+from fedbound.report import comparison, labels, links, recommend
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ def run(scenario: study.CollectScenario, inputs: Mapping[str, Path], allow_holes
     tables["simulations"] |= _mean_parts(tables["simulations"], tables["simulation_rounds"])
     tables["settings"] = comparison.settings(tables["runs"], tables["rounds"])
     tables["comparisons"] = comparison.comparisons(tables["runs"])
+    profiles = [(one.keys, one.artifact) for one in found if one.stage == "profile" and one.artifact]
+    tables |= links.tables(profiles, sorted(set(tables["simulations"]["client_bandwidth"].values.tolist())))
     tables |= recommend.tables(tables, scenario.report.tolerance)
     tables["provenance"] = _provenance(found)
     return Artifact(

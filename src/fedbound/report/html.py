@@ -130,7 +130,7 @@ _STAGES = (
     ("calibrate", "calibration", "Calibration", ("decision",)),
     ("privacy", "privacy", "Privacy", ("privacy",)),
     ("simulate", "simulation", "Simulation", ("simulations", "validation")),
-    ("profile", "profile", "Profile", ("profile_costs", "profile_codec")),
+    ("profile", "profile", "Profile", ("link_advice", "links", "profile_costs", "profile_codec")),
 )
 Drawn = dict[str, dict[str, list[plots.Plot]]]
 
@@ -408,6 +408,24 @@ _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
             "measured": text.seconds,
             "error": _percent,
             "no_contention": text.seconds,
+        },
+    ),
+    "link_advice": ("Does compressing pay?", {"setting": None, "link": None, "pays": _count, "advice": None}),
+    "links": (
+        "A round on each link",
+        {
+            "setting": None,
+            "link": None,
+            "silo": _count,
+            "break_even": text.number,
+            "plain_seconds": text.seconds,
+            "coded_seconds": text.seconds,
+            "pipelined_seconds": text.seconds,
+            "hidden": _percent,
+            "device_idle": _percent,
+            "processor_idle": _percent,
+            "link_idle": _percent,
+            "waits_seconds": text.seconds,
         },
     ),
     "profile_costs": (

@@ -28,7 +28,7 @@ def tables(profiles: Sequence[tuple[Mapping[str, Any], Artifact]], bandwidths: S
     advice: list[dict[str, Any]] = []
     for keys, artifact in profiles:
         costs = list(_costs(artifact))
-        gpu = artifact.scenario["training"]["device"] == "cuda"
+        gpu = artifact.scenario.get("training", {}).get("device") == "cuda"
         for name, link in [(f"{b:g} Mbit/s", b / BITS) for b in bandwidths] + [(MEASURED, _measured(artifact))]:
             if not (costs and math.isfinite(link) and link > 0):
                 continue
@@ -52,6 +52,8 @@ def _costs(artifact: Artifact) -> Iterator[resources.Cost]:
     costs = artifact.tables["costs"]
     for index, silo in enumerate(costs["silo"].values):
         mine = silos["silo"].values == silo
+        if not mine.any():
+            continue
         raw, up, down = (int(np.median(silos[f"{key}_bytes"].values[mine])) for key in ("raw", "up", "down"))
         keys = ("train", "evaluate", "encode", "decode")
         yield resources.Cost(int(silo), raw, up, down, *(float(costs[f"{key}_seconds"].values[index]) for key in keys))

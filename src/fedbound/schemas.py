@@ -216,6 +216,8 @@ BOUNDS_DECISION = Schema(
         "probes": _i("1", "federated runs made"),
         "bytes": _i("byte", "bytes both ways that the calibration's probes would have cost"),
         "seconds": _seconds("wall time of the calibration"),
+        "reveal_epsilon": _f("1", "epsilon of what each silo revealed for its own bound; NaN: no noise, or nothing"),
+        "privacy": _s("what calibration looked at, and whether an epsilon covers it"),
     }
 )
 

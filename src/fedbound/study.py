@@ -427,6 +427,12 @@ class Calibration(Section):
         default="uniform",
         description="bounds of silos: alike; finer where labels are rich or accuracy is low; as 1 / number of samples",
     )
+    reveal_epsilon: float | None = Field(
+        default=None,
+        gt=0,
+        description="with silos 'needs': label entropies and accuracies go through the Laplace mechanism at this "
+        "epsilon in all (one sample replaced), drawn from the system's entropy; null: as they are",
+    )
     spread_factor: float | None = Field(
         default=None, gt=0, description="largest ratio of the silos' accuracy spread to the uncompressed one; null: any"
     )
@@ -438,6 +444,11 @@ class Calibration(Section):
             raise ValueError(f"smallest ({smallest:g}) must be below largest ({largest:g})")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"the seeds {self.seeds} repeat one; give different ones")
+        if self.reveal_epsilon is not None and self.silos != "needs":
+            raise ValueError(
+                f"reveal_epsilon ({self.reveal_epsilon:g}) is for silos: needs; silos {self.silos!r} reveals nothing "
+                "that it would noise; remove it"
+            )
         if not CODECS.entry(self.codec["name"]).factory.error_bounded:
             raise ValueError(f"the codec {self.codec['name']!r} has no error bound to calibrate; try 'ebq'")
         return self

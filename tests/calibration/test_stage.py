@@ -136,3 +136,21 @@ def test_refusals_are_one_sentence():
         stage.run(s.model_copy(update={"data": study.Data(silos=3, validation=0.0)}), {})
     with pytest.raises(InputError, match="learning_rate"):
         stage.run(s.model_copy(update={"training": study.LocalTraining(learning_rate=1e38)}), {})
+
+
+def test_what_silos_reveal_can_be_noised(monkeypatch):
+    """Entropy and accuracy reach the factors, and the artifact, as they were released."""
+    monkeypatch.setattr(np.random, "default_rng", lambda seed=7, generator=np.random.default_rng: generator(seed))
+    plain, noised = (stage.survey(Prober(scenario(silos="needs", **more))) for more in ({}, {"reveal_epsilon": 0.5}))
+    assert [fact.samples for fact in noised.facts] == [fact.samples for fact in plain.facts]
+    assert all(a.entropy != b.entropy for a, b in zip(plain.facts, noised.facts, strict=True))
+    assert noised.shape.silos != plain.shape.silos
+    with pytest.raises(ValueError, match="reveal_epsilon"):
+        study.Calibration(reveal_epsilon=1.0)
+
+
+def test_fewer_seeds_than_the_test_needs_and_no_tolerance_are_refused():
+    with pytest.raises(InputError, match=r"calibration.seeds: .*at least 4"):
+        study.parse({"study": "t", "calibration": {"seeds": [1, 2, 3]}})
+    with pytest.raises(InputError, match=r"calibration.tolerance: 0"):
+        study.parse({"study": "t", "calibration": {"tolerance": 0}})

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 BENCH = "calibration"
 TOLERANCE = 1.0
-AROUND = (-3, -2, -1, 0, 1, 2)  # grid steps around the calibrated bound
+AROUND = (-4, -2, -1, 0, 1, 2)  # grid steps around the calibrated bound
 ALLOCATIONS: dict[str, dict[str, str]] = {
     "tensors by sensitivity": {"tensors": "sensitivity"},
     "tensors by rate": {"tensors": "rate"},
@@ -89,6 +89,7 @@ def _case(case: Case, quick: bool, say: Say) -> list[Row]:
 
     scenario = _scenario(case, quick, {})
     artifact = _calibrate(scenario)
+    say(artifact["scales"].to_string(index=False))
     decision = artifact["decision"].iloc[0]
     accepted = float(decision["scale"])
     say(f"{case.name}: calibrated to {accepted:g}, refused {decision['refused']:g}")
@@ -108,7 +109,9 @@ def _scenario(case: Case, quick: bool, options: dict[str, str]) -> Any:
 
     rounds = case.setting.training["rounds"]
     few = {"smallest": 0.3, "largest": 3.0, "per_decade": 4, "tolerance": 20.0} if quick else {}
-    calibration = {"rounds": rounds, "smallest": case.smallest, "tolerance": TOLERANCE} | few | options
+    # digits has few samples to look at, and short runs
+    seeds = {} if quick or case.setting.name != "digits" else {"seeds": list(range(101, 111))}
+    calibration = {"rounds": rounds, **seeds, "smallest": case.smallest, "tolerance": TOLERANCE} | few | options
     if options.get("rule") == "range":
         calibration |= {"smallest": None, "largest": None}
     return study.CalibrateScenario(

@@ -108,6 +108,9 @@ def survey(prober: Prober) -> Survey:
         for number, silo in enumerate(prober.federation.silos)
     ]
     settings = scenario.calibration
+    if settings.reveal_epsilon is not None:
+        rng = np.random.default_rng()  # seeded by the system: another calibration draws other noise
+        facts = [fact.noised(settings.reveal_epsilon, prober.federation.classes, rng) for fact in facts]
     shape = Shape(
         _tensor_factors(settings.tensors, settings.rule, layout, updates, fisher),
         _silo_factors(settings.silos, facts),

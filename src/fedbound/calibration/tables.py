@@ -17,6 +17,8 @@ from fedbound.codecs.entropy import entropy_bits
 from fedbound.exchange.bounds import ALL_SILOS
 from fedbound.exchange.layout import Layout
 
+PRIVACY = "probes train on and look at silos' own samples without noise: no epsilon of the study covers them"
+
 
 def make(
     prober: Prober,
@@ -164,5 +166,7 @@ def decision(prober: Prober, found: Decision, seconds: float) -> dict[str, Any]:
         "worst_drop": float(np.mean([100 * (p.worst - c.worst) for p, c in zip(plain, confirmed, strict=True)])),
         "probes": len(prober.done),
         "bytes": sum(probe.bytes_up + probe.bytes_down for probe in prober.done.values()),
+        "reveal_epsilon": settings.reveal_epsilon or float("nan"),
+        "privacy": PRIVACY,
         "seconds": seconds,
     }

@@ -353,6 +353,7 @@ _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
             "probes": _count,
             "bytes": text.size,
             "seconds": text.seconds,
+            "privacy": None,
         },
     ),
     "privacy": (

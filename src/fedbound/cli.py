@@ -120,6 +120,7 @@ def _stage_parser(parser: argparse.ArgumentParser, stage: str) -> None:
         parser.add_argument(
             "--wait", type=float, default=60.0, metavar="SECONDS", help="await another job on the same scenario so long"
         )
+        parser.add_argument("--server-hosts", action="store_true", help="rank 0 holds silos as well (few ranks; sync)")
     parser.set_defaults(run=lambda arguments: _run_stage(stage, arguments))
 
 
@@ -214,6 +215,7 @@ def _train(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace
         transport=arguments.transport,
         checkpoint_every=arguments.checkpoint_every,
         wait_seconds=arguments.wait,
+        server_hosts=arguments.server_hosts,
         write=lambda artifact: artifacts.write(out, artifact),
         out=out,
         ranks=arguments.ranks,

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from fedbound import artifacts, study
-from fedbound.federation import checkpoint
+from fedbound.errors import InputError
+from fedbound.federation import checkpoint, stage
 from fedbound.federation.transports import mpi
 
 BIN = Path(sys.executable).parent
@@ -139,6 +140,21 @@ def test_several_silos_share_a_rank(tmp_path):
     assert artifacts.differences(expected, artifacts.read(tmp_path / "mpi.h5", "train")) == []
 
 
+def test_the_server_may_hold_silos(tmp_path):
+    """Three silos on two ranks, the server's one of them: the same numbers again."""
+    expected = local(tmp_path / "local.h5", 4)
+    done = run([*command(tmp_path / "mpi.h5", 4, ranks=2), "--server-hosts"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert artifacts.differences(expected, artifacts.read(tmp_path / "mpi.h5", "train")) == []
+
+
+def test_a_server_that_trains_goes_with_no_silo_that_it_would_keep_waiting(tmp_path):
+    s = study.TrainScenario.model_validate_json(scenario(1))
+    training = study.Training(algorithm="fedasync", scheduler={"name": "async"})
+    with pytest.raises(InputError, match=r"--server-hosts: the scheduler 'async' aggregates while silos are out"):
+        stage.run(s.model_copy(update={"training": training}), {}, checkpoints=tmp_path, server_hosts=True)
+
+
 @pytest.mark.parametrize(("ranks", "silos"), [(2, 3), (3, 3), (4, 3), (4, 100), (65, 64), (8, 7)])
 def test_ranks_hold_every_silo_once_and_evenly(ranks, silos):
     blocks = [mpi.hosted(rank, ranks, silos) for rank in range(ranks)]
@@ -146,6 +162,9 @@ def test_ranks_hold_every_silo_once_and_evenly(ranks, silos):
     sizes = [len(block) for block in blocks[1:]]
     assert max(sizes) - min(sizes) <= 1
     assert len(blocks[0]) == 0
+    shared = [mpi.hosted(rank, ranks, silos, server_hosts=True) for rank in range(ranks)]
+    assert [silo for block in shared for silo in block] == list(range(silos))
+    assert max(map(len, shared)) - min(map(len, shared)) <= 1
 
 
 def test_wrong_number_of_ranks_is_one_sentence(tmp_path):

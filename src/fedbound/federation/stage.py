@@ -31,6 +31,7 @@ def run(
     transport: str = "mpi",
     checkpoint_every: int = 1,
     wait_seconds: float = 0.0,
+    server_hosts: bool = False,
     write: Callable[[Artifact], None] = lambda artifact: None,
     out: Path | None = None,
     ranks: int | None = None,
@@ -41,6 +42,7 @@ def run(
         checkpoints: the scenario's own folder; deleted when the run is complete.
         transport: "mpi" (rank 0 is the server, the others hold the silos in blocks, one each where there are as many
             ranks) or "local" (all in this process).
+        server_hosts: rank 0 holds silos as well; only where no silo is out while others are aggregated.
         wait_seconds: how long to await another living job on the same checkpoints.
         write: writes the finished artifact; checkpoints are deleted only after it has returned.
         out: where `write` puts it: looked at after waiting for another job, which may have finished the run.
@@ -57,13 +59,18 @@ def run(
         _refuse_foreign(bounds, scenario, inputs["bounds"])
     if transport not in ("mpi", "local"):
         raise InputError(f"--transport: {transport!r} is refused; possible: local, mpi")
-    comm = mpi.world(scenario.data.silos, ranks) if transport == "mpi" else None
+    if server_hosts and assembly.scheduler().overlapping:
+        raise InputError(
+            f"--server-hosts: the scheduler {scenario.training.scheduler['name']!r} aggregates while silos are out, "
+            "and a server that trains would keep them waiting; use 'sync' without quorum, or leave the flag out"
+        )
+    comm = mpi.world(scenario.data.silos, ranks, server_hosts) if transport == "mpi" else None
     assembly.layout  # noqa: B018 - builds model and bounds now: what does not fit is refused before a lease is taken
     guarded = checkpoints / _guard(scenario, bounds)
     if comm is None:
         return _serve_locally(scenario, assembly, guarded, checkpoint_every, wait_seconds, write, out)
     if comm.rank:
-        _serve_silos(assembly, comm, checkpoint_every)
+        _serve_silos(assembly, comm, checkpoint_every, server_hosts)
         return None
     lease = Lease(guarded, wait_seconds)
     if (finished := _finished_by_another(scenario, lease, out)) is not None:
@@ -74,7 +81,9 @@ def run(
     announcement = {"root": str(lease.root), "epoch": lease.epoch, "absent": sorted(absent)}
     _announce(comm, announcement)
     watch.tell(watch.Rank(str(lease.root), lease.epoch, 0, []))
-    transport_ = mpi.MpiTransport(comm, scenario.data.silos)
+    own = mpi.hosted(0, comm.size, scenario.data.silos, server_hosts)
+    members = {number: assembly.silo(number, lease.folder, checkpoint_every) for number in own}
+    transport_ = mpi.MpiTransport(comm, scenario.data.silos, members)
     artifact, server = _complete(scenario, assembly, transport_, lease, resume, checkpoint_every, write, absent)
     lost = set(range(scenario.data.silos)) - server.living - absent.keys()
     if not transport_.farewell(server.failures.timeout or _LAST_SECONDS if lost else None):
@@ -114,12 +123,13 @@ def _refuse_foreign(bounds: Artifact, scenario: study.TrainScenario, path: Path)
             raise InputError(f"{path} was calibrated for {what}; run calibrate for this scenario")
 
 
-def _serve_silos(assembly: Assembly, comm: Any, checkpoint_every: int) -> None:
+def _serve_silos(assembly: Assembly, comm: Any, checkpoint_every: int, server_hosts: bool) -> None:
     said = _announce(comm, {})
     if not said:  # another job has finished the run
         return
     root, epoch = Path(said["root"]), said["epoch"]
-    numbers = [n for n in mpi.hosted(comm.rank, comm.size, assembly.data.silos) if n not in said["absent"]]
+    held = mpi.hosted(comm.rank, comm.size, assembly.data.silos, server_hosts)
+    numbers = [number for number in held if number not in said["absent"]]
     watch.tell(watch.Rank(str(root), epoch, comm.rank, numbers))
     silos = {number: assembly.silo(number, epoch_folder(root, epoch), checkpoint_every) for number in numbers}
     endpoint = mpi.MpiEndpoint(comm)

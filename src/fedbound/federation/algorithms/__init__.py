@@ -163,7 +163,7 @@ class Mean:
 
     def fold(self, update: np.ndarray, about: Contribution) -> None:
         weight = self.weight(about)
-        self.total += weight * update.astype(np.float64)
+        accumulate(self.total, weight, update)
         self.weights += weight
 
     def finish(self, model: np.ndarray) -> None:
@@ -179,6 +179,16 @@ class Mean:
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Nothing is kept between aggregations."""
+
+
+_CHUNK = 1 << 16  # values: large enough to be quick, small enough to count for nothing in memory
+
+
+def accumulate(total: np.ndarray, weight: float, update: np.ndarray) -> None:
+    """total += weight * update, in float64 (total) of float32 (update), without a temporary of their size."""
+    for start in range(0, len(total), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        total[part] += weight * update[part].astype(np.float64)
 
 
 def get(name: str, **options: Any) -> Algorithm:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from fedbound.federation.algorithms import Contribution, Mean
+from fedbound.federation.algorithms import Contribution, Mean, accumulate
 from fedbound.federation.algorithms.staleness import StalenessOptions
 from fedbound.registry import ALGORITHMS
 
@@ -32,7 +32,7 @@ class FedBuff(Mean):
         self.options = options
 
     def fold(self, update: np.ndarray, about: Contribution) -> None:
-        self.total += self.options.weight(about.staleness) * update.astype(np.float64)
+        accumulate(self.total, self.options.weight(about.staleness), update)
         self.weights += 1.0  # the mean is over the buffer: stale updates do not make fresh ones count more
 
     def apply(self, model: np.ndarray, mean: np.ndarray) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from fedbound.exchange.layout import Layout
-from fedbound.federation.algorithms import Client, Contribution
+from fedbound.federation.algorithms import Client, Contribution, accumulate
 from fedbound.federation.algorithms.staleness import StalenessOptions
 from fedbound.registry import ALGORITHMS
 
@@ -59,7 +59,7 @@ class FedCompass:
         everyone = sum(self.samples.values()) * max(self.silos, known) / known
         share = about.samples / everyone
         weight = self.options.alpha * self.options.weight(about.staleness) * share
-        self.total += weight * update.astype(np.float64)
+        accumulate(self.total, weight, update)
 
     def finish(self, model: np.ndarray) -> None:
         model += self.total.astype(np.float32)

@@ -1,5 +1,7 @@
 """Silos as MPI ranks: rank 0 is the server, the other ranks hold the silos. Point-to-point bytes, no pickle.
 
+Rank 0 may hold silos itself, where there are few ranks: they train while the server has nothing to do but to wait.
+
 The tag of a message is its silo's number + 1, so that one rank can hold several silos. Tag 0 is that of a rank's
 last message: empty where all is well; of a rank that fails, why (`last_words.py`).
 
@@ -12,7 +14,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedbound.errors import FederationError, InputError
@@ -21,18 +24,21 @@ from fedbound.federation.transports import placement
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm as Comm
 
+    from fedbound.federation.silo import Silo
+
 FAILED = 0  # tag of a rank's last message; empty where it has not failed
 _RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 _FIRST_PAUSE = 20e-6
 _LONGEST_PAUSE = 1e-3
 
 
-def world(silos: int, ranks: int | None = None) -> Comm:
+def world(silos: int, ranks: int | None = None, server_hosts: bool = False) -> Comm:
     """COMM_WORLD, checked to have a server and from one to `silos` ranks for the silos.
 
     Args:
         silos: silos of the scenario.
         ranks: the size that the job asked its launcher for; None: any that the silos fit in.
+        server_hosts: the server's rank is one of those that hold silos.
 
     Raises:
         InputError: there is no MPI library, mpi4py and the library do not fit, or the size is another: a launcher of
@@ -47,12 +53,13 @@ def world(silos: int, ranks: int | None = None) -> Comm:
             "one, load your site's MPI module, or use --transport local"
         ) from None
     comm = MPI.COMM_WORLD
-    if not 2 <= comm.size <= silos + 1:
+    most = silos if server_hosts else silos + 1
+    if not 2 <= comm.size <= most:
         library = MPI.Get_library_version().split("\n")[0].strip()
         raise InputError(
-            f"this scenario needs {silos + 1} MPI ranks (one server and {silos} silos), or fewer with several silos in "
-            f"each, at least 2, and this job has {comm.size} (library: {library}); start it with "
-            f"'mpiexec -n {silos + 1}' of that same MPI, or use --transport local"
+            f"this scenario needs {most} MPI ranks ({'' if server_hosts else 'one server and '}{silos} silos), or "
+            f"fewer with several silos in each, at least 2, and this job has {comm.size} (library: {library}); start "
+            f"it with 'mpiexec -n {most}' of that same MPI, or use --transport local"
         )
     placement.check(comm.size, comm.rank, ranks)
     largest = comm.Get_attr(MPI.TAG_UB)
@@ -61,12 +68,13 @@ def world(silos: int, ranks: int | None = None) -> Comm:
     return comm
 
 
-def hosted(rank: int, ranks: int, silos: int) -> range:
-    """The silos that a rank holds: none for the server (rank 0), blocks of nearly equal size for the others."""
-    if rank == 0:
+def hosted(rank: int, ranks: int, silos: int, server_hosts: bool = False) -> range:
+    """The silos that a rank holds: blocks of nearly equal size, the server (rank 0) none unless it is to host some."""
+    first = 0 if server_hosts else 1
+    if rank < first:
         return range(0)
-    hosts = ranks - 1
-    return range((rank - 1) * silos // hosts, rank * silos // hosts)
+    hosts = ranks - first
+    return range((rank - first) * silos // hosts, (rank - first + 1) * silos // hosts)
 
 
 def rank_hint() -> int | None:
@@ -105,22 +113,44 @@ def _failure(rank: int, words: bytearray) -> InputError | FederationError:
 
 
 class MpiTransport:
-    """The server's end."""
+    """The server's end.
 
-    def __init__(self, comm: Comm, silos: int):
+    Args:
+        comm: all ranks; this is rank 0.
+        silos: number of silos.
+        members: those of them that this rank holds itself. A member works where no message of another rank is there,
+            and others' messages and timers wait for it meanwhile.
+    """
+
+    def __init__(self, comm: Comm, silos: int, members: Mapping[int, Silo] | None = None):
         self.comm = comm
         self.silos = silos
-        self.host = {silo: rank for rank in range(1, comm.size) for silo in hosted(rank, comm.size, silos)}
+        self.members = dict(members or {})
+        shares = bool(self.members)
+        self.host = {silo: rank for rank in range(comm.size) for silo in hosted(rank, comm.size, silos, shares)}
+        self.here: deque[tuple[int, bytearray]] = deque()  # messages for the members
         self.sending: list[tuple[Any, int, bytearray]] = []
         self.over: set[int] = set()  # ranks that have ended their work
 
     def send(self, silo: int, message: bytearray) -> None:
+        if silo in self.members:
+            self.here.append((silo, message))
+            return
         self.sending = [(request, to, kept) for request, to, kept in self.sending if not request.Test()]
         self.sending.append((self.comm.Isend(as_bytes(message), dest=self.host[silo], tag=silo + 1), silo, message))
 
     def receive(self, timeout: float | None = None) -> tuple[int, Any] | None:
         deadline = None if timeout is None else time.monotonic() + timeout
-        while (received := _poll(self.comm, deadline)) is not None:
+        while True:
+            received = _poll(self.comm, time.monotonic() if self.here else deadline)
+            if received is None and self.here:
+                silo, message = self.here.popleft()
+                answer = self.members[silo].handle(message)
+                if answer is not None:
+                    return silo, answer
+                continue
+            if received is None:
+                return None
             rank, silo, buffer = received
             if silo + 1 == FAILED:
                 self._ended(rank, buffer)
@@ -128,7 +158,6 @@ class MpiTransport:
             if self.host.get(silo) != rank:
                 raise FederationError(f"rank {rank} sent a message for silo {silo}, which it does not hold")
             return silo, buffer
-        return None
 
     def _ended(self, rank: int, last: bytearray) -> None:
         if last:
@@ -142,7 +171,7 @@ class MpiTransport:
         self.sending = [one for one in self.sending if one[1] in lost]  # their buffers must outlive this
 
     def farewell(self, seconds: float | None) -> bool:
-        """Wait until every rank has ended its work, and take what lost silos still send, unread.
+        """Wait until every rank with silos has ended its work, and take what lost silos still send, unread.
 
         Args:
             seconds: how long; None where no silo was lost, so that every rank will.
@@ -151,7 +180,8 @@ class MpiTransport:
             Whether all did. A rank that stalls would hold up the end of MPI for ever.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
-        while len(self.over) < self.comm.size - 1:
+        others = set(self.host.values()) - {self.comm.rank}
+        while not self.over >= others:
             received = _poll(self.comm, deadline)
             if received is None:
                 return False

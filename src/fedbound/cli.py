@@ -258,9 +258,13 @@ _RUNNERS: dict[str, Callable[[Any, dict[str, Path], argparse.Namespace], Artifac
 
 def _check(arguments: argparse.Namespace) -> None:
     from fedbound import plan, study_file
+    from fedbound.federation import check
 
     parsed = study_file.read(arguments.study)
     jobs = plan.make(parsed).jobs
+    trained = [job.scenario for job in jobs.get("train", {}).values()]
+    check.settings(trained)
+    check.models(trained)
     print(f"{parsed.study} is a valid study; jobs: " + ", ".join(f"{len(v)} {k}" for k, v in jobs.items()))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from fedbound import expense, plan, study, study_file
 from fedbound.cluster import logs, orphans
 from fedbound.errors import FedboundError
+from fedbound.federation import check
 
 PLAN_VARIABLE = "FEDBOUND_PLAN"  # in the environment and not in a rule's params: resources in it rerun nothing
 
@@ -34,6 +35,7 @@ def frozen_plan(config: Mapping[str, Any], *, main: bool) -> plan.Plan:
         study_file.check_codecs(parsed)
         study_file.check_simulations(parsed)
         made = plan.make(parsed)
+        check.settings(job.scenario for job in made.jobs.get("train", {}).values())
         expense.refuse_above_limit(made)
         path = made.save(Path(plan.RESULTS) / parsed.study / ".plan")
     except FedboundError as error:

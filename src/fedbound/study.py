@@ -416,7 +416,7 @@ class Calibration(Section):
         default=None, gt=0, description="largest relative bound tried; null: 1 range, 10 standard deviations"
     )
     per_decade: int = Field(
-        default=16, ge=1, le=32, description="grid points per factor of ten; the search looks at about eight of them"
+        default=8, ge=1, le=32, description="grid points per factor of ten; the search looks at eight of them, at most"
     )
     tensors: Literal["uniform", "sensitivity", "rate", "deviation"] = Field(
         default="uniform",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 BENCH = "calibration"
 TOLERANCE = 1.0
-AROUND = (-4, -2, -1, 0, 1, 2)  # grid steps around the calibrated bound
+AROUND = (-3, -2, -1, 0, 1, 2)  # grid steps around the calibrated bound
 ALLOCATIONS: dict[str, dict[str, str]] = {
     "tensors by sensitivity": {"tensors": "sensitivity"},
     "tensors by rate": {"tensors": "rate"},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedbound import plan, study, study_file
-from fedbound.cli import _merged as merged
+from fedbound.study_file import merged
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -63,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     _study_or_plan(plan)
     plan.add_argument("--jobs", action="store_true", help="list each job that would run")
     plan.set_defaults(run=_plan)
+    submit = commands.add_parser("submit", help="run a study's snakemake as a small Slurm job of its own")
+    submit.add_argument("study", type=Path, nargs="*", help="the study, and files that change it, in order")
+    submit.add_argument("--site", type=Path, metavar="FILE.yaml", help="your site's overlay, as in slurm/sites/")
+    submit.add_argument("--time", type=int, default=1440, metavar="MINUTES", help="its time limit (a day)")
+    submit.add_argument("--mem", type=int, default=2000, metavar="MB", help="its memory, megabytes")
+    submit.add_argument("--snakemake", default="", metavar="'OPTIONS'", help="more options of snakemake, in one word")
+    submit.set_defaults(run=_submit)
     partial = commands.add_parser("partial", help="report what a study has so far, with the reasons for its holes")
     _study_or_plan(partial)
     partial.set_defaults(run=_partial)
@@ -280,6 +287,21 @@ def _plan(arguments: argparse.Namespace) -> None:
     from fedbound import outlook
 
     print(outlook.text(_plan_of(arguments), every_job=arguments.jobs))
+
+
+def _submit(arguments: argparse.Namespace) -> None:
+    import shlex
+
+    from fedbound import expense, plan, study_file
+    from fedbound.cluster.submit import Driver, submit
+
+    default = Path("config/config.yaml")
+    made = plan.make(study_file.read([default, *arguments.study] if default.exists() else arguments.study))
+    expense.refuse_above_limit(made)
+    options = shlex.split(arguments.snakemake)
+    driver = Driver(made.study, arguments.study, arguments.site, arguments.time, arguments.mem, options)
+    job = submit(driver)
+    print(f"Slurm job {job} runs the study {made.study}; it says how it goes in logs/slurm/driver-{job}.log")
 
 
 def _partial(arguments: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fedbound import schemas, study
-from fedbound.artifacts import Artifact, Column, Field, Schema, Table, canonical, read, stamp
+from fedbound.artifacts import Artifact, Column, Field, Schema, Table, canonical, read_tables, stamp
 from fedbound.cluster import logs
 from fedbound.errors import ArtifactError, InputError
 from fedbound.plan import STAGES
@@ -131,8 +131,7 @@ def _read_all(name: str, inputs: Mapping[str, Path], allow_holes: bool) -> list[
     for key in sorted(inputs, key=_order):
         stage, _, stem = key.partition("/")
         try:
-            artifact = _read(name, stage, inputs[key])
-            found.append(Scenario(stage, stem, artifact, artifact.content_digest()))
+            found.append(Scenario(stage, stem, *_read(name, stage, inputs[key])))
         except ArtifactError as error:
             if not allow_holes:
                 raise
@@ -145,11 +144,12 @@ def _why(path: Path, error: ArtifactError) -> str:
     return (not path.exists() and logs.last_error(path)) or str(error)
 
 
-def _read(name: str, stage: str, path: Path) -> Artifact:
-    artifact = read(path, stage)
+def _read(name: str, stage: str, path: Path) -> tuple[Artifact, str]:
+    """The artifact, with the tables that are collected, and its content digest."""
+    artifact, content = read_tables(path, stage, {one.table for one in SOURCES.values() if one.stage == stage})
     if artifact.study != name:
         raise ArtifactError(f"{path} belongs to the study {artifact.study!r}, not {name!r}; give this study's files")
-    return artifact
+    return artifact, content
 
 
 def _order(key: str) -> tuple[int, list[tuple[int, float, str]]]:

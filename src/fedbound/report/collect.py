@@ -66,6 +66,7 @@ SOURCES = {
     "validation": Source("simulate", "validation", schemas.SIMULATION_VALIDATION, _SIMULATION, optional=True),
     "privacy": Source("privacy", "results", schemas.PRIVACY_RESULTS, ("stem", "setting", "seed")),
 }
+_ALSO_READ = {"profile": {"silos"}}  # tables that are not collected, and that `links` needs
 PARTS = ("download", "compute", "codec", "upload", "server")
 
 
@@ -146,7 +147,8 @@ def _why(path: Path, error: ArtifactError) -> str:
 
 def _read(name: str, stage: str, path: Path) -> tuple[Artifact, str]:
     """The artifact, with the tables that are collected, and its content digest."""
-    artifact, content = read_tables(path, stage, {one.table for one in SOURCES.values() if one.stage == stage})
+    wanted = {one.table for one in SOURCES.values() if one.stage == stage} | _ALSO_READ.get(stage, set())
+    artifact, content = read_tables(path, stage, wanted)
     if artifact.study != name:
         raise ArtifactError(f"{path} belongs to the study {artifact.study!r}, not {name!r}; give this study's files")
     return artifact, content

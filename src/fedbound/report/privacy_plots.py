@@ -37,7 +37,7 @@ def bits(frames: Frames) -> tuple[Any, str]:
     return figure, (
         f"At epsilon {epsilon:g}: {clients:,} clients' vectors of {dimension:,} coordinates, norm at most {clip:g}. "
         "Down and to the left is better, within one trust model and one norm; grey is the central analytic "
-        "Gaussian mechanism's error."
+        "Gaussian mechanism's error. Biased estimates are divided by their gain first."
     )
 
 

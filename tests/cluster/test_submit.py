@@ -31,13 +31,13 @@ def repository(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_driver_is_small_gets_sigint_in_time_and_is_alone(repository, capsys):
-    assert main(["submit", "s.yaml", "--site", "site.yaml", "--time", "600", "--snakemake=--jobs 8"]) == 0
+    assert main(["submit", "s.yaml", "--site", "site.yaml", "--time", "600", "--snakemake=runs --jobs 8"]) == 0
     called = (repository / "called.txt").read_text().splitlines()
     for word in ("--job-name=fedbound-x", "--dependency=singleton", "--signal=B:INT@120", "--ntasks=1", "--time=600"):
         assert word in called
     assert {"--account=grant", "--partition=long"} <= set(called)
     wrapped = called[called.index("--wrap") + 1]
-    expected = "exec snakemake --profile slurm --workflow-profile site.yaml --configfile s.yaml --jobs 8"
+    expected = "exec snakemake runs --jobs 8 --profile slurm --workflow-profile site.yaml --configfile s.yaml"
     assert wrapped == expected
     assert "Slurm job 17 runs the study x" in capsys.readouterr().out
 

@@ -44,10 +44,10 @@ class Driver:
 
     def snakemake(self) -> list[str]:
         """What the job runs."""
-        call = ["snakemake", "--profile", "slurm"]
+        call = ["snakemake", *self.options, "--profile", "slurm"]
         call += ["--workflow-profile", str(self.site)] if self.site else []
-        call += ["--configfile", *map(str, self.files)] if self.files else []
-        return [*call, *self.options]
+        # last: it takes all words that follow it, and targets among the options would be read as files
+        return call + (["--configfile", *map(str, self.files)] if self.files else [])
 
 
 def submit(driver: Driver) -> str:

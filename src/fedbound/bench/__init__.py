@@ -26,6 +26,7 @@ BENCHES = {
     "round": "what a round costs beside its training, against a minimal FedAvg in mpi4py",
     "async": "time for equal updates when one silo is slow: sync, async, buffered, compass, over MPI",
     "exchange": "accuracy and bytes both ways: FedSZ's recipe, ours, and what each part of ours brings",
+    "admm": "accuracy of FedAvg, ICEADMM and IIADMM under Laplace noise at equal and unequal step sizes",
     "privacy": "published figures of DP quantization and accounting beside ours; speed of accounting and noise",
     "auditing": "attacks: codecs as privacy, one-run audits of private sums, membership inference",
     "private_training": "federated training through DP quantization at silo and record level: accuracy, bits, epsilon",

@@ -127,7 +127,7 @@ def test_quick_run_and_how_it_is_shown(tmp_path: Path, monkeypatch: pytest.Monke
     rows = admm.run(True, lambda line: None)
     where = "4 silos, 1 local step, eps 0.001 a round"
     assert find(rows, "ceiling", where) == pytest.approx(10 * math.exp(0.012))
-    assert find(rows, "epsilon_all_rounds", where) == pytest.approx(0.003, rel=0.01)
+    assert 0 < find(rows, "epsilon_all_rounds", where) <= 0.003
     assert "iiadmm, zeta = 9 rho" in admm.table(rows)
     assert where in admm.table(rows)
     admm.plot(rows, tmp_path / "x.png")

@@ -239,6 +239,12 @@ class Training(LocalTraining):
     silo_timeout: float = Field(
         default=0.0, ge=0, description="seconds after which a silo that owes an answer has stalled; 0: never"
     )
+    ranks_per_silo: int = Field(
+        default=1,
+        ge=1,
+        exclude_if=lambda ranks: ranks == 1,  # so that runs of before it was there are the same scenarios
+        description="MPI ranks of each silo, among which it splits its mini-batches; on CUDA a GPU each",
+    )
 
     @model_validator(mode="after")
     def _fits_scheduler(self) -> Training:

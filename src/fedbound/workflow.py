@@ -73,6 +73,12 @@ def find_own_commands() -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
+def ranks(job: plan.Job) -> int:
+    """MPI ranks of the job: one for the server and for each silo one, or as many as `training.ranks_per_silo` says."""
+    silos: int = job.scenario["data"]["silos"]
+    return silos * int(job.scenario["training"].get("ranks_per_silo", 1)) + 1
+
+
 def input_flags(job: plan.Job) -> str:
     """The job's inputs as command-line flags, quoted for the shell."""
     return " ".join(f"--input {shlex.quote(f'{name}={path}')}" for name, path in job.inputs.items())

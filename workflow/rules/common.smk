@@ -21,10 +21,9 @@ def flags_of(stage):
 
 
 def ranks_of(stage):
-    """Resource function: one MPI rank for the server and one for each silo."""
-    return (
-        lambda wildcards: plan.job(stage, wildcards.scenario).scenario["data"]["silos"]
-        + 1
+    """Resource function: one MPI rank for the server and for each silo one, or as many as it has."""
+    return lambda wildcards: fedbound_workflow.ranks(
+        plan.job(stage, wildcards.scenario)
     )
 
 

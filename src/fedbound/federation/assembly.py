@@ -18,7 +18,7 @@ from fedbound.exchange import downlink, perturb
 from fedbound.exchange.blocks import Encoder
 from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.uplink import Receiver, Uplink
-from fedbound.federation import checkpoint, ledger, schedulers
+from fedbound.federation import checkpoint, ledger, schedulers, team
 from fedbound.federation.algorithms import Algorithm, Client
 from fedbound.federation.failures import Failures
 from fedbound.federation.guard import Guard
@@ -73,6 +73,8 @@ class Assembly:
         module = self.module()
         layout = Layout(state.specs(module))
         ALGORITHMS.make(self.training.algorithm).check(module)
+        if self.training.ranks_per_silo > 1:
+            team.check(module)
         self._check_privacy()
         self._check_guard()
         self.scheduler().check(self.data.silos)

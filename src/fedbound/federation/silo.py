@@ -22,6 +22,7 @@ from fedbound.federation.ledger import Ledger
 
 if TYPE_CHECKING:
     from fedbound.federation.algorithms import Client
+    from fedbound.federation.team import Team
     from fedbound.models.training import LocalResult
 
 NO_LABEL = -1
@@ -50,7 +51,12 @@ class Silo:
         seed: the run's seed; with silo and round it determines the order of the samples.
         store: where checkpoints go; None where nothing survives (probes).
         ledger: counts what the silo releases under differential privacy; needed where the uplink perturbs.
+
+    Attributes:
+        team: the ranks that train it together; None where this process is all of it.
     """
+
+    team: Team | None = None
 
     def __init__(
         self,
@@ -198,17 +204,19 @@ class Silo:
 
     def _learn(self, round_: int, reference: State, steps: int = 0) -> tuple[LocalResult, State]:
         """Train the module as it stands for one round."""
+        if self.team is not None and self.team.rank == 0:
+            self.team.lead(round_, steps, reference, self.client.state())
         from fedbound.models import training
 
         hook = self.client.hook(self.module, reference.vector)
         seed = round_seed(self.seed, self.number, round_)
-        result = training.train(self.module, self.split.train, self.settings, seed, steps, hook)
+        result = training.train(self.module, self.split.train, self.settings, seed, steps, hook, self.team)
         return result, self._state()
 
-    def train_from(self, reference: State, round_: int) -> State:
+    def train_from(self, reference: State, round_: int, steps: int = 0) -> State:
         """The model that local training makes of `reference` in round `round_`; nothing is encoded or kept."""
         self._load(reference)
-        return self._learn(round_, reference)[1]
+        return self._learn(round_, reference, steps)[1]
 
     def _evaluate(self) -> dict[str, float]:
         from fedbound.models import training

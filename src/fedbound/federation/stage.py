@@ -13,7 +13,7 @@ from typing import Any
 from fedbound import artifacts, study
 from fedbound.artifacts import Artifact
 from fedbound.errors import ArtifactError, InputError
-from fedbound.federation import checkpoint, records, watch
+from fedbound.federation import checkpoint, records, team, watch
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.lease import Lease, epoch_folder
 from fedbound.federation.server import Server
@@ -41,7 +41,7 @@ def run(
     Args:
         checkpoints: the scenario's own folder; deleted when the run is complete.
         transport: "mpi" (rank 0 is the server, the others hold the silos in blocks, one each where there are as many
-            ranks) or "local" (all in this process).
+            ranks, or several ranks each: training.ranks_per_silo) or "local" (all in this process).
         server_hosts: rank 0 holds silos as well; only where no silo is out while others are aggregated.
         wait_seconds: how long to await another living job on the same checkpoints.
         write: writes the finished artifact; checkpoints are deleted only after it has returned.
@@ -64,13 +64,20 @@ def run(
             f"--server-hosts: the scheduler {scenario.training.scheduler['name']!r} aggregates while silos are out, "
             "and a server that trains would keep them waiting; use 'sync' without quorum, or leave the flag out"
         )
-    comm = mpi.world(scenario.data.silos, ranks, server_hosts) if transport == "mpi" else None
+    together = scenario.training.ranks_per_silo
+    if together > 1 and (transport == "local" or server_hosts):
+        raise InputError(
+            f"training.ranks_per_silo: {together} needs MPI and a server of its own; leave --transport local and "
+            "--server-hosts out, or use 1"
+        )
+    comm = mpi.world(scenario.data.silos, ranks, server_hosts, together) if transport == "mpi" else None
     assembly.layout  # noqa: B018 - builds model and bounds now: what does not fit is refused before a lease is taken
     guarded = checkpoints / _guard(scenario, bounds)
     if comm is None:
         return _serve_locally(scenario, assembly, guarded, checkpoint_every, wait_seconds, write, out)
+    team_ = team.split(comm, together) if together > 1 else None
     if comm.rank:
-        _serve_silos(assembly, comm, checkpoint_every, server_hosts)
+        _serve_silos(assembly, comm, checkpoint_every, server_hosts, team_)
         return None
     lease = Lease(guarded, wait_seconds)
     if (finished := _finished_by_another(scenario, lease, out)) is not None:
@@ -83,7 +90,7 @@ def run(
     watch.tell(watch.Rank(str(lease.root), lease.epoch, 0, []))
     own = mpi.hosted(0, comm.size, scenario.data.silos, server_hosts)
     members = {number: assembly.silo(number, lease.folder, checkpoint_every) for number in own}
-    transport_ = mpi.MpiTransport(comm, scenario.data.silos, members)
+    transport_ = mpi.MpiTransport(comm, scenario.data.silos, members, together)
     artifact, server = _complete(scenario, assembly, transport_, lease, resume, checkpoint_every, write, absent)
     lost = set(range(scenario.data.silos)) - server.living - absent.keys()
     if not transport_.farewell(server.failures.timeout or _LAST_SECONDS if lost else None):
@@ -123,17 +130,27 @@ def _refuse_foreign(bounds: Artifact, scenario: study.TrainScenario, path: Path)
             raise InputError(f"{path} was calibrated for {what}; run calibrate for this scenario")
 
 
-def _serve_silos(assembly: Assembly, comm: Any, checkpoint_every: int, server_hosts: bool) -> None:
+def _serve_silos(
+    assembly: Assembly, comm: Any, checkpoint_every: int, server_hosts: bool, own: team.Team | None
+) -> None:
     said = _announce(comm, {})
     if not said:  # another job has finished the run
         return
     root, epoch = Path(said["root"]), said["epoch"]
-    held = mpi.hosted(comm.rank, comm.size, assembly.data.silos, server_hosts)
+    held = mpi.hosted(comm.rank, comm.size, assembly.data.silos, server_hosts) if own is None else [own.silo]
     numbers = [number for number in held if number not in said["absent"]]
     watch.tell(watch.Rank(str(root), epoch, comm.rank, numbers))
-    silos = {number: assembly.silo(number, epoch_folder(root, epoch), checkpoint_every) for number in numbers}
     endpoint = mpi.MpiEndpoint(comm)
+    if own is not None and own.rank:
+        own.follow(assembly.silo(own.silo))
+        endpoint.close()
+        return
+    silos = {number: assembly.silo(number, epoch_folder(root, epoch), checkpoint_every) for number in numbers}
+    for silo in silos.values():
+        silo.team = own
     serve(silos, endpoint.receive, endpoint.send)
+    if own is not None:
+        own.stop()
     endpoint.close()
 
 

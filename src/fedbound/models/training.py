@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -30,6 +30,24 @@ class LocalResult:
     loss: float
 
 
+class Team(Protocol):
+    """Processes that train one model together, each on its share of every mini-batch; `rank` counts them from 0."""
+
+    rank: int
+
+    def wrap(self, module: Any, device: Any) -> Any:
+        """The module as one whose gradients are the mean over the team."""
+        ...
+
+    def share(self, batch: np.ndarray) -> tuple[np.ndarray, float]:
+        """This process's sample numbers of a mini-batch, and what its mean loss counts in the team's mean."""
+        ...
+
+    def mean(self, value: float) -> float:
+        """The mean over the team."""
+        ...
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Predictions made, how many of them were correct, and the sum of their cross-entropy (nat).
@@ -49,6 +67,7 @@ def train(
     rng_seed: int,
     steps: int = 0,
     hook: Callable[[Any], bool | None] | None = None,
+    team: Team | None = None,
 ) -> LocalResult:
     """Train `module` in place with a fresh optimizer on shuffled mini-batches.
 
@@ -63,6 +82,7 @@ def train(
         steps: take exactly so many steps, cycling through epochs; 0: `settings.local_epochs` epochs.
         hook: called with the module between the gradients and the optimizer's step, to change gradients; where it
             returns True, it has made the step itself.
+        team: who trains along, with the same arguments.
 
     Raises:
         InputError: CUDA is asked for and there is none.
@@ -75,22 +95,27 @@ def train(
     device = resolve_device(settings.device)
     module.to(device).train()
     x, y = _tensors(split, module, device)
+    forward = module if team is None else team.wrap(module, device)
     optimizer = _optimizer(module, settings)
     total = torch.zeros((), dtype=torch.float64, device=device)
     steps = steps or settings.local_epochs * -(-len(split) // settings.batch_size)
-    with seeded(rng_seed, device):
+    with seeded(rng_seed + (0 if team is None else team.rank), device):  # one order for all, dropout for each
         for _, batch in zip(range(steps), _batches(len(split), settings.batch_size, rng_seed), strict=False):
-            index = torch.from_numpy(batch).to(device)
+            part, weight = (batch, 1.0) if team is None else team.share(batch)
+            index = torch.from_numpy(part).to(device)
             with _mixed(settings.precision, device):
-                logits = module(x.index_select(0, index))
+                logits = forward(x.index_select(0, index))
             loss = cross_entropy(logits, y.index_select(0, index))
+            if weight != 1:
+                loss = weight * loss
             module.zero_grad()
             loss.backward()
             if hook is None or not hook(module):
                 optimizer.step()
             total += loss.detach()
     module.zero_grad()
-    return LocalResult(steps, float(total) / steps)
+    mean = float(total) / steps
+    return LocalResult(steps, mean if team is None else team.mean(mean))
 
 
 def evaluate(module: torch.nn.Module, split: data.Split, batch_size: int = 512) -> Evaluation:

@@ -28,17 +28,18 @@ if TYPE_CHECKING:
 
 FAILED = 0  # tag of a rank's last message; empty where it has not failed
 _RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
-_FIRST_PAUSE = 20e-6
-_LONGEST_PAUSE = 1e-3
+FIRST_PAUSE = 20e-6
+LONGEST_PAUSE = 1e-3
 
 
-def world(silos: int, ranks: int | None = None, server_hosts: bool = False) -> Comm:
-    """COMM_WORLD, checked to have a server and from one to `silos` ranks for the silos.
+def world(silos: int, ranks: int | None = None, server_hosts: bool = False, ranks_per_silo: int = 1) -> Comm:
+    """COMM_WORLD, checked to have a server and from one to `silos` ranks for the silos, or as many as silos need.
 
     Args:
         silos: silos of the scenario.
         ranks: the size that the job asked its launcher for; None: any that the silos fit in.
         server_hosts: the server's rank is one of those that hold silos.
+        ranks_per_silo: where above 1, every silo has just so many ranks.
 
     Raises:
         InputError: there is no MPI library, mpi4py and the library do not fit, or the size is another: a launcher of
@@ -53,9 +54,16 @@ def world(silos: int, ranks: int | None = None, server_hosts: bool = False) -> C
             "one, load your site's MPI module, or use --transport local"
         ) from None
     comm = MPI.COMM_WORLD
+    library = MPI.Get_library_version().split("\n")[0].strip()
+    if ranks_per_silo > 1 and comm.size != silos * ranks_per_silo + 1:
+        needed = silos * ranks_per_silo + 1
+        raise InputError(
+            f"this scenario needs {needed} MPI ranks (one server and {silos} silos of training.ranks_per_silo: "
+            f"{ranks_per_silo}), and this job has {comm.size} (library: {library}); start it with "
+            f"'mpiexec -n {needed}' of that same MPI"
+        )
     most = silos if server_hosts else silos + 1
-    if not 2 <= comm.size <= most:
-        library = MPI.Get_library_version().split("\n")[0].strip()
+    if ranks_per_silo == 1 and not 2 <= comm.size <= most:
         raise InputError(
             f"this scenario needs {most} MPI ranks ({'' if server_hosts else 'one server and '}{silos} silos), or "
             f"fewer with several silos in each, at least 2, and this job has {comm.size} (library: {library}); start "
@@ -75,6 +83,13 @@ def hosted(rank: int, ranks: int, silos: int, server_hosts: bool = False) -> ran
         return range(0)
     hosts = ranks - first
     return range((rank - first) * silos // hosts, (rank - first + 1) * silos // hosts)
+
+
+def hosts(ranks: int, silos: int, ranks_per_silo: int = 1, server_hosts: bool = False) -> dict[int, int]:
+    """The rank that each silo is reached at: the one that holds it, or its leader where it has several."""
+    if ranks_per_silo > 1:
+        return {silo: 1 + silo * ranks_per_silo for silo in range(silos)}
+    return {silo: rank for rank in range(ranks) for silo in hosted(rank, ranks, silos, server_hosts)}
 
 
 def rank_hint() -> int | None:
@@ -120,14 +135,14 @@ class MpiTransport:
         silos: number of silos.
         members: those of them that this rank holds itself. A member works where no message of another rank is there,
             and others' messages and timers wait for it meanwhile.
+        ranks_per_silo: where above 1, each silo is reached at the first of so many ranks.
     """
 
-    def __init__(self, comm: Comm, silos: int, members: Mapping[int, Silo] | None = None):
+    def __init__(self, comm: Comm, silos: int, members: Mapping[int, Silo] | None = None, ranks_per_silo: int = 1):
         self.comm = comm
         self.silos = silos
         self.members = dict(members or {})
-        shares = bool(self.members)
-        self.host = {silo: rank for rank in range(comm.size) for silo in hosted(rank, comm.size, silos, shares)}
+        self.host = hosts(comm.size, silos, ranks_per_silo, bool(self.members))
         self.here: deque[tuple[int, bytearray]] = deque()  # messages for the members
         self.sending: list[tuple[Any, int, bytearray]] = []
         self.over: set[int] = set()  # ranks that have ended their work
@@ -212,13 +227,13 @@ class MpiEndpoint:
 
 def _poll(comm: Comm, deadline: float | None) -> tuple[int, int, bytearray] | None:
     """Rank that it comes from, silo that it is of or for, and bytes of the next message; None after the deadline."""
-    pause = _FIRST_PAUSE
+    pause = FIRST_PAUSE
     while (received := take(comm)) is None:
         if deadline is not None and time.monotonic() >= deadline:
             return None
         left = pause if deadline is None else deadline - time.monotonic()
         time.sleep(max(0.0, min(pause, left)))
-        pause = min(pause * 1.5, _LONGEST_PAUSE)
+        pause = min(pause * 1.5, LONGEST_PAUSE)
     return received
 
 

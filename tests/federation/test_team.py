@@ -1,0 +1,137 @@
+"""Silos of several ranks: over real MPI, the numbers of one rank up to float32 sums."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedbound import artifacts, models, study, workflow
+from fedbound.errors import InputError
+from fedbound.federation import checkpoint, team
+from fedbound.federation.assembly import Assembly
+from fedbound.federation.transports import mpi
+from fedbound.plan import Job
+
+BIN = Path(sys.executable).parent
+MPIEXEC = shutil.which("mpiexec", path=str(BIN)) or shutil.which("mpiexec")
+
+
+def scenario(ranks: int, rounds: int = 3, **training: object) -> study.TrainScenario:
+    return study.TrainScenario(
+        study="t",
+        data=study.Data(silos=2),
+        model={"name": "mlp", "hidden": [32]},
+        training=study.Training(rounds=rounds, ranks_per_silo=ranks, **training),
+        exchange=study.Exchange(codec="none"),
+        seed=1,
+    )
+
+
+def command(out: Path, scenario: study.TrainScenario, ranks: int) -> list[str]:
+    launch = [str(MPIEXEC), "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", "fedbound", "train"]
+    return [*launch, "--scenario", scenario.model_dump_json(), "--out", str(out)]
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=environment, check=False)
+
+
+def trained_alone(scenario: study.TrainScenario) -> dict[str, list]:
+    one = study.Training.model_validate({**scenario.training.model_dump(), "ranks_per_silo": 1})
+    made = Assembly(scenario.data, scenario.model, one, scenario.exchange, scenario.seed)
+    server = made.server(made.local())
+    server.run()
+    return server.records.rows
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra 'mpi'")
+@pytest.mark.parametrize("algorithm", ["fedavg", "iiadmm"])
+def test_two_ranks_per_silo_give_the_numbers_of_one(algorithm: str, tmp_path: Path) -> None:
+    """A batch of 32 splits evenly, an epoch's last one does not; the duals of IIADMM reach the members."""
+    given = scenario(2, algorithm=algorithm)
+    done = run(command(tmp_path / "x.h5", given, 5))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found, alone = artifacts.read(tmp_path / "x.h5", "train"), trained_alone(given)
+    for key in ("train_loss", "steps", "samples"):
+        np.testing.assert_allclose(found["silos"][key], [row[key] for row in alone["silos"]], rtol=1e-4)
+    np.testing.assert_allclose(
+        found["evaluations"]["test_loss"], [r["test_loss"] for r in alone["evaluations"]], rtol=1e-4
+    )
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra 'mpi'")
+def test_killed_it_resumes_to_the_numbers_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    """kill -9 of the whole job; members keep nothing, so the rerun ends with the same bits."""
+    given = scenario(2, rounds=40)
+    whole = run(command(tmp_path / "whole.h5", given, 5))
+    assert whole.returncode == 0, whole.stderr
+    arguments = command(tmp_path / "cut.h5", given, 5)
+    job = subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
+    folder, deadline = tmp_path / ".checkpoints" / "cut", time.monotonic() + 60
+    while max((n for one in folder.glob("*/epoch-*") for n in checkpoint.labels(one, "server")), default=0) < 4:
+        assert job.poll() is None, "the job ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait(timeout=30)
+    time.sleep(0.5)
+    done = run(arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming after round" in done.stdout
+    assert artifacts.differences(artifacts.read(tmp_path / "whole.h5"), artifacts.read(tmp_path / "cut.h5")) == []
+
+
+@pytest.mark.parametrize(("size", "batch"), [(2, 32), (3, 32), (4, 3), (2, 1)])
+def test_weighted_shares_make_the_mean_of_the_batch(size: int, batch: int) -> None:
+    values = np.random.default_rng(0).normal(size=batch)
+    total = 0.0
+    for rank in range(size):
+        member = team.Team.__new__(team.Team)
+        member.rank, member.size = rank, size
+        part, weight = member.share(np.arange(batch))
+        assert len(part)
+        total += weight * values[part].mean() / size
+    assert total == pytest.approx(values.mean())
+
+
+def test_the_layout_of_ranks() -> None:
+    assert mpi.hosts(7, 3, 2) == {0: 1, 1: 3, 2: 5}
+    assert mpi.hosts(3, 4, 1) == {0: 1, 1: 1, 2: 2, 3: 2}
+    job = Job("train", "x", scenario(3).model_dump(mode="json"), {}, "x.h5")
+    assert workflow.ranks(job) == 7
+    assert workflow.ranks(Job("train", "x", scenario(1).model_dump(mode="json"), {}, "x.h5")) == 3
+
+
+def test_one_rank_per_silo_is_the_scenario_that_it_was() -> None:
+    assert "ranks_per_silo" not in scenario(1).model_dump_json()
+    assert study.TrainScenario.model_validate_json(scenario(2).model_dump_json()) == scenario(2)
+
+
+def test_what_cannot_be_shared_is_refused() -> None:
+    module = models.build({"name": "resnet", "norm": "batch"}, (1, 8, 8), 10, 0)
+    with pytest.raises(InputError, match=r"ranks_per_silo.*batch normalisation.*norm: group"):
+        team.check(module)
+    team.check(models.build({"name": "resnet"}, (1, 8, 8), 10, 0))
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra 'mpi'")
+def test_a_wrong_number_of_ranks_is_one_sentence(tmp_path: Path) -> None:
+    done = run(command(tmp_path / "x.h5", scenario(2), 3))
+    assert done.returncode == 2
+    assert "needs 5 MPI ranks (one server and 2 silos of training.ranks_per_silo: 2)" in done.stderr
+    alone = [sys.executable, "-m", "fedbound", "train", "--transport", "local", "--out", str(tmp_path / "x.h5")]
+    done = run([*alone, "--scenario", scenario(2).model_dump_json()])
+    assert done.returncode == 2
+    assert "training.ranks_per_silo: 2 needs MPI" in done.stderr

@@ -27,8 +27,8 @@ MPIEXEC = shutil.which("mpiexec", path=str(BIN)) or shutil.which("mpiexec")
 def scenario(ranks: int, rounds: int = 3, **training: object) -> study.TrainScenario:
     return study.TrainScenario(
         study="t",
-        data=study.Data(silos=2),
-        model={"name": "mlp", "hidden": [32]},
+        data=study.Data(silos=1),
+        model={"name": "mlp", "hidden": [16]},
         training=study.Training(rounds=rounds, ranks_per_silo=ranks, **training),
         exchange=study.Exchange(codec="none"),
         seed=1,
@@ -42,7 +42,7 @@ def command(out: Path, scenario: study.TrainScenario, ranks: int) -> list[str]:
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=400, env=environment, check=False)
 
 
 def trained_alone(scenario: study.TrainScenario) -> dict[str, list]:
@@ -55,41 +55,34 @@ def trained_alone(scenario: study.TrainScenario) -> dict[str, list]:
 
 @pytest.mark.mpi
 @pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra 'mpi'")
-@pytest.mark.parametrize("algorithm", ["fedavg", "iiadmm"])
-def test_two_ranks_per_silo_give_the_numbers_of_one(algorithm: str, tmp_path: Path) -> None:
-    """A batch of 32 splits evenly, an epoch's last one does not; the duals of IIADMM reach the members."""
-    given = scenario(2, algorithm=algorithm)
-    done = run(command(tmp_path / "x.h5", given, 5))
+def test_two_ranks_give_the_numbers_of_one_and_killed_they_resume_to_the_same_bits(tmp_path: Path) -> None:
+    """IIADMM, whose dual the member must get: a batch of 256 splits evenly, the last one of an epoch does not.
+
+    Then kill -9 of a whole job: the member keeps nothing, so the rerun ends with the bits of an uninterrupted one.
+    """
+    given = scenario(2, rounds=20, algorithm="iiadmm", batch_size=256, local_epochs=1)
+    done = run(command(tmp_path / "whole.h5", given, 3))
     assert done.returncode == 0, done.stdout + done.stderr
-    found, alone = artifacts.read(tmp_path / "x.h5", "train"), trained_alone(given)
+    found, alone = artifacts.read(tmp_path / "whole.h5", "train"), trained_alone(given)
     for key in ("train_loss", "steps", "samples"):
         np.testing.assert_allclose(found["silos"][key], [row[key] for row in alone["silos"]], rtol=1e-4)
-    np.testing.assert_allclose(
-        found["evaluations"]["test_loss"], [r["test_loss"] for r in alone["evaluations"]], rtol=1e-4
-    )
+    losses = [row["test_loss"] for row in alone["evaluations"]]
+    np.testing.assert_allclose(found["evaluations"]["test_loss"], losses, rtol=1e-4)
+    assert losses[-1] < 0.9 * losses[0]
 
-
-@pytest.mark.mpi
-@pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra 'mpi'")
-def test_killed_it_resumes_to_the_numbers_of_an_uninterrupted_run(tmp_path: Path) -> None:
-    """kill -9 of the whole job; members keep nothing, so the rerun ends with the same bits."""
-    given = scenario(2, rounds=40)
-    whole = run(command(tmp_path / "whole.h5", given, 5))
-    assert whole.returncode == 0, whole.stderr
-    arguments = command(tmp_path / "cut.h5", given, 5)
+    arguments = command(tmp_path / "cut.h5", given, 3)
     job = subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
-    folder, deadline = tmp_path / ".checkpoints" / "cut", time.monotonic() + 60
-    while max((n for one in folder.glob("*/epoch-*") for n in checkpoint.labels(one, "server")), default=0) < 4:
+    folder, deadline = tmp_path / ".checkpoints" / "cut", time.monotonic() + 300
+    while max((n for one in folder.glob("*/epoch-*") for n in checkpoint.labels(one, "server")), default=0) < 2:
         assert job.poll() is None, "the job ended before it could be killed"
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(0.002)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait(timeout=30)
-    time.sleep(0.5)
     done = run(arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resuming after round" in done.stdout
-    assert artifacts.differences(artifacts.read(tmp_path / "whole.h5"), artifacts.read(tmp_path / "cut.h5")) == []
+    assert artifacts.differences(found, artifacts.read(tmp_path / "cut.h5")) == []
 
 
 @pytest.mark.parametrize(("size", "batch"), [(2, 32), (3, 32), (4, 3), (2, 1)])
@@ -109,8 +102,8 @@ def test_the_layout_of_ranks() -> None:
     assert mpi.hosts(7, 3, 2) == {0: 1, 1: 3, 2: 5}
     assert mpi.hosts(3, 4, 1) == {0: 1, 1: 1, 2: 2, 3: 2}
     job = Job("train", "x", scenario(3).model_dump(mode="json"), {}, "x.h5")
-    assert workflow.ranks(job) == 7
-    assert workflow.ranks(Job("train", "x", scenario(1).model_dump(mode="json"), {}, "x.h5")) == 3
+    assert workflow.ranks(job) == 4
+    assert workflow.ranks(Job("train", "x", scenario(1).model_dump(mode="json"), {}, "x.h5")) == 2
 
 
 def test_one_rank_per_silo_is_the_scenario_that_it_was() -> None:
@@ -128,9 +121,9 @@ def test_what_cannot_be_shared_is_refused() -> None:
 @pytest.mark.mpi
 @pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra 'mpi'")
 def test_a_wrong_number_of_ranks_is_one_sentence(tmp_path: Path) -> None:
-    done = run(command(tmp_path / "x.h5", scenario(2), 3))
+    done = run(command(tmp_path / "x.h5", scenario(3), 2))
     assert done.returncode == 2
-    assert "needs 5 MPI ranks (one server and 2 silos of training.ranks_per_silo: 2)" in done.stderr
+    assert "needs 4 MPI ranks (one server and 1 silos of training.ranks_per_silo: 3)" in done.stderr
     alone = [sys.executable, "-m", "fedbound", "train", "--transport", "local", "--out", str(tmp_path / "x.h5")]
     done = run([*alone, "--scenario", scenario(2).model_dump_json()])
     assert done.returncode == 2

@@ -66,7 +66,7 @@ class Team:
         if id(module) not in self.parallel:
             self._connect(device)
             self.parallel[id(module)] = DistributedDataParallel(
-                module, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
+                module, device_ids=[device.index] if device.type == "cuda" else None
             )
         return self.parallel[id(module)]
 

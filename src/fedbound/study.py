@@ -279,6 +279,11 @@ class Training(LocalTraining):
                 f"privacy.epsilon {privacy.epsilon:g} is refused with the scheduler {self.scheduler['name']!r}: how "
                 "often a silo reports is not known before; give privacy.noise_multiplier instead"
             )
+        if privacy.unit == "record" and self.ranks_per_silo > 1:
+            raise ValueError(
+                f"ranks_per_silo: {self.ranks_per_silo} is refused with privacy.unit 'record': each rank would noise "
+                "its share of a batch by itself; use 1"
+            )
         if privacy.unit == "record" and self.scheduler["name"] == "compass":
             raise ValueError("privacy.unit 'record' counts steps, which the scheduler 'compass' varies; use another")
         one_step = self.local_epochs == 1 and self.optimizer == "sgd" and not (self.momentum or self.weight_decay)

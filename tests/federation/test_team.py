@@ -116,6 +116,9 @@ def test_what_cannot_be_shared_is_refused() -> None:
     with pytest.raises(InputError, match=r"ranks_per_silo.*batch normalisation.*norm: group"):
         team.check(module)
     team.check(models.build({"name": "resnet"}, (1, 8, 8), 10, 0))
+    private = {"unit": "record", "mechanism": "gaussian", "noise_multiplier": 1.0}
+    with pytest.raises(InputError, match=r"ranks_per_silo: 2 is refused with privacy\.unit 'record'"):
+        study.parse({"study": "s", "training": {"ranks_per_silo": 2, "privacy": private}})
 
 
 @pytest.mark.mpi

@@ -130,4 +130,4 @@ def test_a_wrong_number_of_ranks_is_one_sentence(tmp_path: Path) -> None:
     alone = [sys.executable, "-m", "fedbound", "train", "--transport", "local", "--out", str(tmp_path / "x.h5")]
     done = run([*alone, "--scenario", scenario(2).model_dump_json()])
     assert done.returncode == 2
-    assert "training.ranks_per_silo: 2 needs MPI" in done.stderr
+    assert "training.ranks_per_silo: 2 needs MPI and a server of its own" in done.stderr

@@ -1,6 +1,7 @@
 """The tables of every artifact: their columns, units and meaning. This is the reference that the docs print.
 
-`measured=True` marks what differs between two runs of the same study (times, and what is computed from times);
+`measured=True` marks what differs between two runs of the same study (times, what is computed from times, and what only
+some transports can tell);
 `fedbound inspect --diff` and the content digests pass over those columns.
 """
 
@@ -54,8 +55,8 @@ RUN_ROUNDS = Schema(
         "epsilon": _f("1", "epsilon of the most charged silo's updates so far; nan without privacy"),
         "error_uniform": _f("1", "predicted sd of the aggregate's encoding error, errors uniform and uncorrelated"),
         "error_moments": _f("1", "the same from the silos' second moments, uncorrelated; weights are FedAvg's"),
-        "error_measured": _f("1", "root mean square of it; NaN over MPI, out of step, or without error feedback"),
-        "error_correlation": _f("1", "mean correlation of two silos' errors; NaN as error_measured"),
+        "error_measured": _f("1", "root mean square of it; NaN over MPI, out of step, or without error feedback", True),
+        "error_correlation": _f("1", "mean correlation of two silos' errors; NaN as error_measured", True),
         "violations": _i("1", "blocks whose error exceeded the bound and were sent again by a tighter encoding"),
         "seconds": _seconds("wall time of the round at the server, from dispatch to the new model"),
         "aggregate_seconds": _seconds("time the server spent folding updates, decoding apart"),

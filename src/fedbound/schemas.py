@@ -414,6 +414,15 @@ SIMULATION_VALIDATION = Schema(
     }
 )
 
+SIMULATION_PARTS = Schema(
+    {
+        "part": _s("part of a round of the study's own run, along the silo that is measured to arrive last"),
+        "predicted": _seconds("predicted from the profile"),
+        "measured": _seconds("median of the measured run, the first round left out"),
+        "difference": _seconds("predicted - measured"),
+    }
+)
+
 # ---- privacy.h5 -----------------------------------------------------------------------------------------------------
 
 PRIVACY_RESULTS = Schema(
@@ -659,6 +668,7 @@ TABLES: dict[str, dict[str, Schema]] = {
         "timeline": SIMULATION_TIMELINE,
         "events": SIMULATION_EVENTS,
         "validation": SIMULATION_VALIDATION,
+        "validation_parts": SIMULATION_PARTS,
     },
     "collect": {
         "scenarios": STUDY_SCENARIOS,

@@ -119,7 +119,7 @@ def test_the_artifact(tmp_path: Path, scenarios: tuple[Any, ...], profile: Artif
     made = stage.run(scenarios[0], paths)
     artifacts.write(tmp_path / "simulation.h5", made)
     found = artifacts.read(tmp_path / "simulation.h5", "simulate")
-    assert list(found) == ["rounds", "summary", "timeline", "validation"]
+    assert list(found) == ["rounds", "summary", "timeline", "validation", "validation_parts"]
     assert found.seed == 3
     assert found.inputs == {"profile": profile.content_digest(), "run": run.content_digest()}
     for name, schema in (
@@ -265,7 +265,7 @@ def test_times_follow_the_profile_but_the_content_does_not(
 
 
 def test_predicted_against_measured(profile: Artifact, run: Artifact) -> None:
-    table = validation(profile, run)
+    table = validation(profile, run)["validation"]
     rows = dict(zip(table["quantity"].values, range(4), strict=True))
     assert list(rows) == ["round", "arrival of silo 0", "arrival of silo 1", "arrival of silo 2"]
     measured = table["measured"].values
@@ -283,7 +283,7 @@ def test_without_rounds_the_time_between_aggregations_is_compared(profile: Artif
     """Silos of 1, 2 and 4 s and what else their rounds take: four aggregations in about four seconds."""
     scenario = copy.deepcopy(run.scenario)
     scenario["training"]["scheduler"] = {"name": "async"}
-    found = validation(profile, Artifact("train", "test", scenario, 0, run.tables))
+    found = validation(profile, Artifact("train", "test", scenario, 0, run.tables))["validation"]
     table = {key: column.values for key, column in found.items()}
     assert list(table["quantity"]) == ["time between aggregations"]
     assert table["measured"][0] == pytest.approx((50 + 5 + 5 + 6) / 4)
@@ -292,9 +292,9 @@ def test_without_rounds_the_time_between_aggregations_is_compared(profile: Artif
 
 def test_what_the_profile_cannot_explain_is_added_to_every_silo(profile: Artifact, run: Artifact) -> None:
     """Both runs have the same messages here, so the prediction is the profile's own round, to the last digit."""
-    before = validation(profile, run)["predicted"].values
+    before = validation(profile, run)["validation"]["predicted"].values
     profile.tables["server"]["round_overhead_seconds"].values[:] = 0.5
-    after = validation(profile, run)["predicted"].values
+    after = validation(profile, run)["validation"]["predicted"].values
     assert after[0] == pytest.approx(4.0 + 0.1 + 0.2 + 0.5 + 3 * 0.012, rel=1e-12)
     np.testing.assert_allclose(after - before, silo_overhead(profile), rtol=1e-9)
     profile.tables["server"]["round_overhead_seconds"].values[:] = 0.0  # less than the messages take: nothing to add
@@ -304,7 +304,7 @@ def test_what_the_profile_cannot_explain_is_added_to_every_silo(profile: Artifac
 def test_a_shared_link_slows_the_deployment(profile: Artifact, run: Artifact) -> None:
     run.tables["silos"]["bytes_up"].values[:] = 10_000_000
     profile.tables["costs"]["train_seconds"].values[:] = 1.0
-    table = validation(profile, run)
+    table = validation(profile, run)["validation"]
     assert table["predicted"].values[0] > 1.3 * table["no_contention"].values[0]
 
 
@@ -325,7 +325,7 @@ def test_one_round_is_better_than_none(profile: Artifact, run: Artifact) -> None
         }
         for name, table in run.tables.items()
     }
-    assert validation(profile, run)["measured"].values[0] == 50
+    assert validation(profile, run)["validation"]["measured"].values[0] == 50
 
 
 @pytest.mark.parametrize(
@@ -457,3 +457,25 @@ def test_a_platform_file_excludes_what_it_replaces(tmp_path: Path) -> None:
         study.parse({"study": "t", "simulation": {"engine": engine, "present": 9.0}})
     with pytest.raises(InputError, match=r"the file .*no\.xml' cannot be read .* check the path"):
         study.parse({"study": "t", "simulation": {"engine": {**engine, "platform": str(tmp_path / "no.xml")}}})
+
+
+def test_the_parts_of_a_round_say_which_cost_is_off(profile: Artifact, run: Artifact) -> None:
+    """Silo 2 arrives last; it trained 1 s longer than profiled, and saving took 0.4 s that the profile did not see."""
+    own = run.tables["silos"]["silo"].values == 2
+    for key, seconds in {
+        "train_seconds": 5.0,
+        "evaluate_seconds": 0.1,
+        "encode_seconds": 0.2,
+        "busy_seconds": 5.7,
+        "arrival_seconds": 5.8,
+    }.items():
+        run.tables["silos"][key].values[own] = seconds
+    table = validation(profile, run)["validation_parts"]
+    rows = dict(zip(table["part"].values, table["difference"].values, strict=True))
+    assert rows["training"] == pytest.approx(-1)
+    assert rows["the rest of a silo's work: saving, packing"] == pytest.approx(-0.4)
+    assert rows["evaluation"] == rows["encoding the update"] == 0
+    assert rows["decoding and folding at the server"] == pytest.approx(3 * 0.012)
+    assert table["measured"].values[5] == pytest.approx(0.1)  # transfers
+    arrival = validation(profile, run)["validation"]["predicted"].values[3]
+    assert table["predicted"].values[:6].sum() == pytest.approx(arrival, rel=1e-12)

@@ -64,6 +64,7 @@ SOURCES = {
     "simulation_rounds": Source("simulate", "rounds", schemas.SIMULATION_ROUNDS, _SIMULATION),
     "simulation_timeline": Source("simulate", "timeline", schemas.SIMULATION_TIMELINE, _SIMULATION),
     "validation": Source("simulate", "validation", schemas.SIMULATION_VALIDATION, _SIMULATION, optional=True),
+    "validation_parts": Source("simulate", "validation_parts", schemas.SIMULATION_PARTS, _SIMULATION, optional=True),
     "privacy": Source("privacy", "results", schemas.PRIVACY_RESULTS, ("stem", "setting", "seed")),
 }
 _ALSO_READ = {"profile": {"silos"}}  # tables that are not collected, and that `links` needs

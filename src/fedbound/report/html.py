@@ -129,7 +129,7 @@ def render(study: Artifact) -> str:
 _STAGES = (
     ("calibrate", "calibration", "Calibration", ("decision",)),
     ("privacy", "privacy", "Privacy", ("privacy",)),
-    ("simulate", "simulation", "Simulation", ("simulations", "validation")),
+    ("simulate", "simulation", "Simulation", ("simulations", "validation", "validation_parts")),
     ("profile", "profile", "Profile", ("link_advice", "links", "profile_costs", "profile_codec")),
 )
 Drawn = dict[str, dict[str, list[plots.Plot]]]
@@ -427,6 +427,17 @@ _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
             "processor_idle": _percent,
             "link_idle": _percent,
             "waits_seconds": text.seconds,
+        },
+    ),
+    "validation_parts": (
+        "Where the prediction of the own run misses, part by part",
+        {
+            "setting": None,
+            "scheduler": None,
+            "part": None,
+            "predicted": text.seconds,
+            "measured": text.seconds,
+            "difference": text.seconds,
         },
     ),
     "profile_costs": (

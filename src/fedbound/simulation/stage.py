@@ -29,7 +29,7 @@ def run(scenario: SimulateScenario, inputs: Mapping[str, Path]) -> Artifact:
 
     Returns:
         Tables "rounds", "summary" (one row), "timeline", "events" where they are wanted and, where the scenario has as
-        many clients as silos, "validation".
+        many clients as silos, "validation" and, where its run has rounds, "validation_parts".
 
     Raises:
         InputError: an input is missing, or profile, run and scenario are not of one study.
@@ -47,7 +47,7 @@ def run(scenario: SimulateScenario, inputs: Mapping[str, Path]) -> Artifact:
     if scenario.simulation.events:
         tables["events"] = _events(result)
     if scenario.simulation.clients == scenario.silos:
-        tables["validation"] = validation(profile, measured)
+        tables |= validation(profile, measured)
     return Artifact(
         "simulate",
         scenario.study,

@@ -12,6 +12,7 @@ from fedbound import schemas
 from fedbound.artifacts import Artifact, Table
 from fedbound.federation import schedulers
 from fedbound.federation.schedulers import Scheduler
+from fedbound.simulation.blame import parts
 from fedbound.simulation.driver import Result, simulate
 from fedbound.simulation.platform import Star
 from fedbound.simulation.workload import Workload, evaluate_every, silo_costs
@@ -22,14 +23,15 @@ if TYPE_CHECKING:
 _INTERVAL = "time between aggregations"
 
 
-def validation(profile: Artifact, run: Artifact) -> Table:
+def validation(profile: Artifact, run: Artifact) -> dict[str, Table]:
     """Predict the measured run from its profile, by its own scheduler, and set the two side by side.
 
     The fluid engine does it whatever the scenario's engine is: SimGrid's TCP model has no place on one machine.
 
     Returns:
-        Table SIMULATION_VALIDATION: the round, and each silo's arrival where it has one; where the scheduler lets tasks
-        overlap, and so has no rounds, the mean time from one aggregation to the next.
+        "validation", a table SIMULATION_VALIDATION: the round, and each silo's arrival where it has one; where the
+        scheduler lets tasks overlap, and so has no rounds, the mean time from one aggregation to the next. With rounds
+        also "validation_parts", a table SIMULATION_PARTS that tells where an error comes from.
     """
     workload, star = deployment(profile, run)
     training = run.scenario["training"]
@@ -42,13 +44,17 @@ def validation(profile: Artifact, run: Artifact) -> Table:
     if make_scheduler(training["scheduler"], 1, 0).overlapping:
         # the run's records count from the last dispatch, so a silo's arrival has no counterpart
         predicted, alone = (result.seconds / max(1, len(result.rounds)) for result in (shared, free))
-        return schemas.SIMULATION_VALIDATION.table([_compared(_INTERVAL, predicted, alone, _mean_interval(run))])
+        interval = _compared(_INTERVAL, predicted, alone, _mean_interval(run))
+        return {"validation": schemas.SIMULATION_VALIDATION.table([interval])}
     rows = [_compared("round", _median_round(shared), _median_round(free), _measured(run))]
     for index, silo in enumerate(silo_costs(profile)["silo"]):
         predicted, alone = float(shared.arrivals[index]), float(free.arrivals[index])
         rows.append(_compared(f"arrival of silo {silo}", predicted, alone, _measured(run, silo)))
     # A silo that never trained has no arrival, on either side.
-    return schemas.SIMULATION_VALIDATION.table([row for row in rows if np.isfinite(row["error"])])
+    return {
+        "validation": schemas.SIMULATION_VALIDATION.table([row for row in rows if np.isfinite(row["error"])]),
+        "validation_parts": parts(workload, shared, run),
+    }
 
 
 def deployment(profile: Artifact, run: Artifact) -> tuple[Workload, Star]:

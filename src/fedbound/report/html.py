@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedbound.artifacts import Artifact, Column, Table
-from fedbound.report import plots, text
+from fedbound.report import plots, race, text
 
 _MOST_ROWS = 200
 _MOST_PROBLEMS = 4
@@ -143,7 +143,8 @@ def _sections(study: Artifact, drawn: Drawn) -> Iterator[tuple[str, str, str]]:
     stages = set(study.tables["scenarios"]["stage"].values)  # a stage that the study leaves out has no section
     for stage, key, heading, tables in _STAGES:
         if stage in stages:
-            yield key, heading, _figures(first[key]) + _show(study, *tables)
+            words = race.html(study["simulations"]) if key == "simulation" else ""
+            yield key, heading, words + _figures(first[key]) + _show(study, *tables)
     yield "scenarios", "Scenarios", _scenarios(study)
     yield "environment", "Environment", _environment(study)
     yield "results", "Working with the results", _how_to(study)

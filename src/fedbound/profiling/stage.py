@@ -48,7 +48,7 @@ def run(
     if comm.rank:
         endpoint = mpi.MpiEndpoint(comm)
         silos = {number: assembly.silo(number) for number in mpi.hosted(comm.rank, comm.size, scenario.data.silos)}
-        with tempfile.TemporaryDirectory(dir=".", prefix=".profile-") as folder:  # on the disk that runs save to
+        with tempfile.TemporaryDirectory(prefix="fedbound-profile-") as folder:
             for number, silo in silos.items():
                 silo.store = _Scratch(Path(folder), f"silo-{number}")
             for _ in range(2):  # the federated rounds end with one STOP, the measurements around them with another

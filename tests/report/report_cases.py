@@ -267,6 +267,9 @@ def simulate(
             )
             for i, quantity in enumerate(quantities)
         )
+        tables["validation_parts"] = schemas.SIMULATION_PARTS.table(
+            [row(schemas.SIMULATION_PARTS, part="training", predicted=1.0, measured=1.1, difference=-0.1)]
+        )
     inputs = {"profile": "0" * 64, "run": run.content_digest()}
     return artifacts.Artifact("simulate", name, scenario, 0, tables, inputs, PROVENANCE)
 

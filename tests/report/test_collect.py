@@ -46,7 +46,7 @@ def test_every_table_is_there_with_the_rows_of_all_artifacts(collected: artifact
         "simulation_rounds": 12,
         "simulation_timeline": 18,
         "validation": 2 * (1 + SILOS),
-        "validation_parts": 0,  # nor do these simulations of their own run's parts
+        "validation_parts": 2,
         "privacy": 9,
         "settings": 3,
         "comparisons": 2,

@@ -230,3 +230,14 @@ def test_what_noise_does_not_cover_is_refused():
         study.parse({"study": "s", "training": {"privacy": {"clip": 1.0}}})
     with pytest.raises(InputError, match=r"training\.privacy"):
         study.parse({"study": "s", "training": {"privacy": {"epsilon": -1.0}}})
+
+
+def test_a_run_says_what_its_epsilon_means_and_what_the_codec_adds(tmp_path, capsys):
+    s = scenario(count=2, noise_multiplier=4.0)
+    s = s.model_copy(update={"exchange": study.Exchange(codec="sz3", bound=2.0, bound_mode="abs")})
+    stage.run(s, {}, checkpoints=tmp_path / "c", transport="local")
+    said = capsys.readouterr().out
+    assert "at delta 1e-05, zero-out; unit: one silo's update" in said
+    assert "trust: nobody outside the silo; sampling: none counted" in said
+    assert "protects nobody" in said
+    assert "adds about 33 % to the noise's variance (bounds of 2 to a noise of 2 per value)" in said  # 4/3 to 4

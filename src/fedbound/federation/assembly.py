@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -223,8 +224,8 @@ class Assembly:
         settings = self.training.privacy
         if settings is None or settings.sums or settings.unit == "record":
             return None
-        assert settings.mechanism in ("gaussian", "laplace")
         scale = self.noise_multiplier() * rounds.sensitivity(settings.clip, settings.adjacency)
+        assert settings.mechanism in ("gaussian", "laplace")
         return perturb.Perturbation(settings.mechanism, settings.clip, scale, self._draw(number))
 
     def _draw(self, number: int) -> perturb.Draw:
@@ -255,6 +256,13 @@ class Assembly:
             return settings.noise_multiplier
         assert settings.epsilon is not None  # a validated study gives one of the two
         return rounds.multiplier(settings.mechanism, settings.epsilon, self.training.rounds, settings.delta)
+
+    def noise_deviation(self) -> float:
+        """Standard deviation of the noise on each value of an update, where updates are perturbed one by one."""
+        settings = self.training.privacy
+        assert settings is not None
+        scale = self.noise_multiplier() * rounds.sensitivity(settings.clip, settings.adjacency)
+        return scale * math.sqrt(2) if settings.mechanism == "laplace" else scale
 
     def spending(self) -> Spending:
         """How this run's epsilon follows from its releases."""

@@ -13,7 +13,7 @@ from typing import Any
 from fedbound import artifacts, study
 from fedbound.artifacts import Artifact
 from fedbound.errors import ArtifactError, InputError
-from fedbound.federation import checkpoint, records, team, watch
+from fedbound.federation import checkpoint, records, statement, team, watch
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.lease import Lease, epoch_folder
 from fedbound.federation.server import Server
@@ -219,6 +219,8 @@ def _complete(
     try:
         server.run(resume)
         artifact = _artifact(scenario, assembly, server)
+        for line in statement.lines(assembly, artifact.tables):
+            print(line, flush=True)
         lease.verify()
         write(artifact)
         done = True

@@ -50,6 +50,7 @@ class SumUplink:
 
     mode = "delta"
     factor = 1.0  # of bounds: there are none
+    error_norm = 0.0  # of a codec: there is none
     perturb = None
     residual = None
 

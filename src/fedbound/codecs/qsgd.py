@@ -41,7 +41,7 @@ class Qsgd(Unbounded):
 
     name: ClassVar[str] = "qsgd"
     id: ClassVar[int] = 6
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     smallest: ClassVar[int] = 1
     releases_gil: ClassVar[bool] = True
     Options: ClassVar[type[Options]] = QsgdOptions

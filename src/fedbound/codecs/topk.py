@@ -35,7 +35,7 @@ class Topk(Unbounded):
 
     name: ClassVar[str] = "topk"
     id: ClassVar[int] = 7
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     smallest: ClassVar[int] = 1
     releases_gil: ClassVar[bool] = True
     Options: ClassVar[type[Options]] = TopkOptions

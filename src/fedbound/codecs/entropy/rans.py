@@ -4,29 +4,32 @@ Asymmetric numeral systems: Duda, "Asymmetric numeral systems: entropy coding co
 compression rate of arithmetic coding", 2013 (arXiv 1311.2540), the range variant (rANS); interleaving: Giesen,
 "Interleaved entropy coders", 2014 (arXiv 1402.3392).
 
-A state lies in [2^31, 2^47) and sheds 16 bits at a time, at most once per token. Four states take turns, so that four
-tokens are in flight in the processor. All integers are signed 64-bit: numba makes floats of mixed signs.
+A state lies in [2^16, 2^32) and sheds 16 bits at a time, at most once per token. Four states take turns, so that four
+tokens are in flight in the processor. What a state this short loses against the entropy is about 0.003 (2^b / 2^16)^2
+bits per token with a table of 2^b. Coding works on unsigned 64-bit integers alone: numba makes floats of mixed signs,
+and guards signed indices.
 
 Tokens. A quantised value q is 0, or its sign and magnitude: magnitudes below 2^(M+1) are tokens of their own, larger
 ones share a token per 2^-M of their octave and send the rest as raw bits. Within such a token a smooth density hardly
 changes, and the alphabet stays below two thousand however wide the values spread. A smaller M makes a smaller table,
-which pays where there are few values to learn it from.
+which pays where there are few values to learn it from. Where many magnitudes would leave bits open, the k lowest bits
+of every q are sent as they are and its tokens are those of q >> k: the same, but at places known beforehand.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 FINEST = 5  # M with which values are quantised first
+DIRECT = 1 << (FINEST + 1)  # |q| below this are finest tokens of their own
 LARGEST = (1 << 31) - 1  # of |q|
 STATES = 4
 MOST_BITS = 16  # of a frequency table
-LOW = 1 << 31
+LOW = 1 << 16
 
 
 def compiled(function: Any) -> Any:
@@ -37,8 +40,7 @@ def compiled(function: Any) -> Any:
         return numba.njit(nogil=True)(function)
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """The tokens for one M.
 
     Attributes:
@@ -73,17 +75,9 @@ def tokens_of(mantissa: int) -> Tokens:
     return Tokens(base, raw, (2 * group - sign).astype(np.uint16))
 
 
-_DIRECT = 1 << (FINEST + 1)
-_SHORT_LIMIT = 1 << 12
-
-
-def _short_tokens() -> np.ndarray:
-    """Unsigned finest token of each short magnitude."""
-    starts = np.abs(tokens_of(FINEST).base[::2])
-    return np.searchsorted(starts, np.arange(_SHORT_LIMIT), side="right") - 1
-
-
-_SHORT = _short_tokens()
+_BLOCK = 2048  # values per step of quantising: they stay in the cache between its passes
+_NONE, _FOUR, _U16 = np.uint64(0), np.uint64(4), np.uint64(16)
+_ONE, _WORD, _LOW = np.uint64(1), np.uint64(0xFFFF), np.uint64(LOW)
 
 
 @compiled
@@ -91,71 +85,157 @@ def _cast(value: float, like: np.ndarray) -> Any:
     return like.dtype.type(value)
 
 
-@compiled
-def _long_token(a: int) -> int:
-    extra = 12 - FINEST
-    while a >> (extra + FINEST + 1):
-        extra += 1
-    return _DIRECT + (extra - 1) * (1 << FINEST) + ((a >> extra) & ((1 << FINEST) - 1))
+def _short_tokens() -> np.ndarray:
+    """Unsigned finest token of each short magnitude."""
+    starts = np.abs(tokens_of(FINEST).base[::2])
+    return (np.searchsorted(starts, np.arange(_SHORT_LIMIT), side="right") - 1).astype(np.uint16)
+
+
+_SHORT_LIMIT = 1 << 12
+_SHORT = _short_tokens()
 
 
 @compiled
-def quantise(
-    x: np.ndarray, bound: float, step: float, tokens: np.ndarray, counts: np.ndarray, outliers: np.ndarray
-) -> int:
-    """The finest tokens of q = rint(x / step), and how often each occurs.
+def _token(q: Any) -> Any:
+    """The finest token of q."""
+    a: Any = abs(q)
+    if a < _SHORT_LIMIT:
+        a = np.int64(_SHORT[a])
+    else:
+        extra = 12 - FINEST
+        while a >> (extra + FINEST + 1):
+            extra += 1
+        a = DIRECT + (extra - 1) * (1 << FINEST) + ((a >> extra) & ((1 << FINEST) - 1))
+    return 2 * a - (q > 0)
 
-    A value whose reconstruction would miss the bound, in the dtype of `x`, becomes an outlier with token 0.
+
+@compiled
+def _round(x: np.ndarray, bound: float, inverse: float, step: float, q: np.ndarray) -> Any:
+    """q = rint(x / step) of a block; whether some value would miss the bound, and the largest |q|. For vector units."""
+    misses: Any = 0
+    largest = np.int32(0)
+    for i in range(x.size):
+        scaled = np.float64(x[i]) * inverse
+        whole = np.rint(min(max(scaled, -2147483647.0), 2147483647.0))
+        back = _cast(whole * step, x)
+        misses |= np.int64(np.float64(abs(x[i] - back)) > bound) | np.int64(abs(scaled) >= 2147483647.0)
+        q[i] = np.int32(whole)
+        largest = max(largest, abs(q[i]))
+    return misses != 0, largest
+
+
+@compiled
+def quantise(x: np.ndarray, bound: float, step: float, q: np.ndarray, outliers: np.ndarray) -> Any:
+    """q = rint(x / step). A value whose reconstruction would miss the bound, in the dtype of `x`, becomes an outlier.
 
     Args:
         x: float32 or float64 [n], finite.
-        tokens: uint16 [n], written.
-        counts: int64 [4, number of the finest tokens], zeros, added to.
+        q: int32 [n], written; 0 for outliers.
         outliers: uint32, written: their indices.
 
     Returns:
-        The number of outliers; -1 when they do not fit.
+        The number of outliers, -1 when they do not fit; a number that no |q| exceeds.
     """
     inverse = 1.0 / step
+    largest: Any = 0
     found = 0
-    for i in range(x.size):
-        scaled = np.float64(x[i]) * inverse
-        token = 0
-        if abs(scaled) < 2147483647.0:
-            q = np.int64(np.rint(scaled))
-            back = _cast(q * step, x)
-            if np.float64(abs(x[i] - back)) <= bound:
-                a = abs(q)
-                t = _SHORT[a] if a < _SHORT_LIMIT else _long_token(a)
-                token = 2 * t - (q > 0)
-            else:
-                token = -1
-        else:
-            token = -1
-        if token < 0:
-            if found >= outliers.size:
-                return -1
-            outliers[found] = i
-            found += 1
-            token = 0
-        tokens[i] = token
-        counts[i & 3, token] += 1
-    return found
+    for first in range(0, x.size, _BLOCK):
+        some, mine = x[first : first + _BLOCK], q[first : first + _BLOCK]
+        misses, most = _round(some, bound, inverse, step, mine)
+        largest = max(largest, most)
+        if not misses:
+            continue
+        for i in range(some.size):
+            scaled = np.float64(some[i]) * inverse
+            back = _cast(mine[i] * step, x)
+            if not (abs(scaled) < 2147483647.0 and np.float64(abs(some[i] - back)) <= bound):
+                if found >= outliers.size:
+                    return -1, 0
+                outliers[found] = first + i
+                found += 1
+                mine[i] = 0
+    return found, largest
 
 
 @compiled
-def split_runs(x: np.ndarray, tokens: np.ndarray, gaps: np.ndarray, others: np.ndarray, kept: np.ndarray) -> int:
-    """Tokens other than 0 into `others`, their values into `kept`, the zeros before each, as floats, into `gaps`."""
+def _near_tokens(q: np.ndarray, shift: int, tokens: np.ndarray) -> Any:
+    """Tokens of a block, right where |q >> shift| has one of its own; the largest such magnitude. For vector units."""
+    largest = np.int32(0)
+    for i in range(q.size):
+        high = q[i] >> np.int32(shift)
+        a = abs(high)
+        tokens[i] = np.uint16(2 * a - np.int32(high > 0))
+        largest = max(largest, a)
+    return largest
+
+
+@compiled
+def tokenise(q: np.ndarray, shift: int, tokens: np.ndarray, counts: np.ndarray) -> None:
+    """The finest tokens of q >> shift, and how often each occurs.
+
+    Args:
+        q: int32 [n].
+        tokens: uint16 [n], written.
+        counts: int32 [4, number of the finest tokens], added to: four, because a count waits for the one before it.
+    """
+    c0, c1, c2, c3 = counts[0], counts[1], counts[2], counts[3]
+    for first in range(0, q.size, _BLOCK):
+        some, mine = q[first : first + _BLOCK], tokens[first : first + _BLOCK]
+        largest = _near_tokens(some, shift, mine)
+        if largest >= _SHORT_LIMIT:
+            for i in range(some.size):
+                mine[i] = _token(np.int64(some[i]) >> shift)
+        elif largest >= DIRECT:
+            for i in range(some.size):
+                high = some[i] >> np.int32(shift)
+                mine[i] = 2 * _SHORT[np.uint32(abs(high))] - np.uint16(high > 0)
+        whole = mine.size & ~3
+        for i in range(0, whole, 4):
+            four = mine[i : i + 4]
+            c0[four[0]] += 1
+            c1[four[1]] += 1
+            c2[four[2]] += 1
+            c3[four[3]] += 1
+        for i in range(whole, mine.size):
+            c0[mine[i]] += 1
+
+
+@compiled
+def pack_low(q: np.ndarray, shift: int, out: np.ndarray) -> None:
+    """The `shift` (1, 2, 4 or 8) lowest bits of each q.
+
+    Args:
+        q: int32 [n].
+        out: uint8 [m], m = ceil(n * shift / 8), zeros; the bits of value i go to byte i mod m, which vector units like.
+    """
+    mask, size = (1 << shift) - 1, out.size
+    for plane in range(8 // shift):
+        part = q[plane * size : (plane + 1) * size]
+        for i in range(part.size):
+            out[i] |= np.uint8((part[i] & mask) << (plane * shift))
+
+
+@compiled
+def add_low(high: np.ndarray, shift: int, low: np.ndarray) -> None:
+    """Make q of q >> shift (int32), in place; `low` as `pack_low` gives it."""
+    mask, size = (1 << shift) - 1, low.size
+    for plane in range(8 // shift):
+        part = high[plane * size : (plane + 1) * size]
+        for i in range(part.size):
+            part[i] = (part[i] << shift) | ((low[i] >> (plane * shift)) & mask)
+
+
+@compiled
+def split_runs(q: np.ndarray, gaps: np.ndarray, kept: np.ndarray) -> None:
+    """The q other than 0 into `kept`, and the number of zeros before each into `gaps` (all int32)."""
     found = 0
     before = 0
-    for i in range(tokens.size):
-        if tokens[i]:
-            others[found] = tokens[i]
-            kept[found] = x[i]
+    for i in range(q.size):
+        if q[i]:
+            kept[found] = q[i]
             gaps[found] = i - before
             before = i + 1
             found += 1
-    return found
 
 
 @compiled
@@ -175,14 +255,13 @@ def join_runs(gaps: np.ndarray, kept: np.ndarray, out: np.ndarray) -> bool:
 
 
 @compiled
-def raw_bits(x: np.ndarray, step: float, tokens: np.ndarray, raw: np.ndarray, words: np.ndarray) -> None:
-    """The bits of |q| that the tokens leave open, least significant first, into `words` (int64, zeros)."""
-    inverse = 1.0 / step
+def raw_bits(q: np.ndarray, shift: int, tokens: np.ndarray, raw: np.ndarray, words: np.ndarray) -> None:
+    """The bits of |q >> shift| that the tokens leave open, least significant first, into `words` (int64, zeros)."""
     position = 0
-    for i in range(x.size):
+    for i in range(q.size):
         width = raw[tokens[i]]
         if width:
-            rest = abs(np.int64(np.rint(np.float64(x[i]) * inverse))) & ((1 << width) - 1)
+            rest = abs(np.int64(q[i]) >> shift) & ((1 << width) - 1)
             word, offset = position >> 6, position & 63
             words[word] |= rest << offset
             if offset + width > 64:
@@ -191,12 +270,50 @@ def raw_bits(x: np.ndarray, step: float, tokens: np.ndarray, raw: np.ndarray, wo
 
 
 @compiled
-def _push(state: int, frequency: int, start: int, reciprocal: float, table_bits: int) -> Any:
-    """One rANS step; the quotient comes from a float that rounds down, is at most one too small, and is mended."""
-    quotient = np.int64(state * reciprocal)
-    rest = state - quotient * frequency
-    over = np.int64(rest >= frequency)
-    return ((quotient + over) << table_bits) + rest - over * frequency + start
+def integers(
+    tokens: np.ndarray, base: np.ndarray, raw: np.ndarray, words: np.ndarray, limit: int, out: np.ndarray
+) -> bool:
+    """The integers of tokens and raw bits into `out` (int32); False unless the bits are exactly `limit` words' worth.
+
+    Args:
+        words: int64, one more than the `limit` ones.
+    """
+    position = 0
+    for i in range(tokens.size):
+        t = tokens[i]
+        width = raw[t]
+        found = base[t]
+        if width:
+            word, offset = position >> 6, position & 63
+            if word >= limit:
+                return False
+            rest = (words[word] >> offset) & ((1 << (64 - offset)) - 1 if offset else -1)
+            if offset + width > 64:
+                rest |= words[word + 1] << (64 - offset)
+            rest &= (1 << width) - 1
+            position += width
+            found = found + rest if found > 0 else found - rest
+        out[i] = found
+    return (position + 63) >> 6 == limit
+
+
+@compiled
+def dequantise(q: np.ndarray, step: float, out: np.ndarray) -> None:
+    """out = q * step, in double precision, rounded to the dtype of `out`."""
+    for i in range(q.size):
+        out[i] = q[i] * step
+
+
+@compiled
+def _push(
+    state: Any, frequency: Any, start: Any, reciprocal: Any, down: Any, up: Any, whole: Any, out: np.ndarray, at: Any
+) -> Any:
+    """One rANS step; the quotient of the state and the frequency is exact, as it is below 2^(32 - table bits)."""
+    out[at - _ONE] = state & _WORD
+    full = np.uint64(state >= frequency << up)  # no branch: it could not be foretold
+    at -= full
+    state >>= full << _FOUR
+    return state + start + ((state * reciprocal) >> down) * (whole - frequency), at
 
 
 @compiled
@@ -204,29 +321,30 @@ def encode(
     tokens: np.ndarray,
     frequency: np.ndarray,
     start: np.ndarray,
+    reciprocal: np.ndarray,
     table_bits: int,
     out: np.ndarray,
     at: int,
     states: np.ndarray,
-) -> int:
+) -> Any:
     """Code `tokens` back to front, so that a decoder goes front to back; streams chain, the last one coded first.
 
     Args:
         tokens: uint16 [n].
-        frequency: int64 [number of tokens], sum 2^table_bits, above 0 for each token that occurs, below 2^table_bits.
-        start: int64 [number of tokens], sum of the frequencies before.
-        out: uint16, at least n words before `at`; filled from there backwards.
+        frequency: uint64 [number of tokens], sum 2^table_bits, above 0 for each token that occurs, below 2^table_bits.
+        start: uint64 [number of tokens], sum of the frequencies before.
+        reciprocal: uint64 [number of tokens], 2^(32 + table_bits) / frequency, rounded up.
+        out: uint16, more than n words before `at`; filled from there backwards.
         at: where the words coded so far begin; `out.size` before the first stream.
-        states: int64 [4], `LOW` before the first stream; they are moved on.
+        states: uint64 [4], `LOW` before the first stream; they are moved on.
 
     Returns:
         Index in `out` at which the words now begin.
     """
-    reciprocal = np.empty(frequency.size, np.float64)
-    for t in range(frequency.size):
-        reciprocal[t] = (1.0 - 2.0**-50) / frequency[t] if frequency[t] else 0.0
-    limit_shift = 47 - table_bits
+    down, up, whole = np.uint64(32 + table_bits), np.uint64(32 - table_bits), _ONE << np.uint64(table_bits)
+    f, s, r = frequency, start, reciprocal
     a, b, c, d = states[0], states[1], states[2], states[3]
+    word = np.uint64(at)
     n = tokens.size
     i = n
     while i & 3:  # the tail, one token at a time
@@ -234,11 +352,7 @@ def encode(
         lane = i & 3
         state = a if lane == 0 else b if lane == 1 else c
         t = tokens[i]
-        if state >= frequency[t] << limit_shift:
-            at -= 1
-            out[at] = state & 0xFFFF
-            state >>= 16
-        state = _push(state, frequency[t], start[t], reciprocal[t], table_bits)
+        state, word = _push(state, f[t], s[t], r[t], down, up, whole, out, word)
         if lane == 0:
             a = state
         elif lane == 1:
@@ -247,29 +361,14 @@ def encode(
             c = state
     while i:
         i -= 4
-        td, tc, tb, ta = tokens[i + 3], tokens[i + 2], tokens[i + 1], tokens[i]
-        out[at - 1] = d & 0xFFFF
-        full = d >= frequency[td] << limit_shift
-        at -= full
-        d >>= 16 * full
-        d = _push(d, frequency[td], start[td], reciprocal[td], table_bits)
-        out[at - 1] = c & 0xFFFF
-        full = c >= frequency[tc] << limit_shift
-        at -= full
-        c >>= 16 * full
-        c = _push(c, frequency[tc], start[tc], reciprocal[tc], table_bits)
-        out[at - 1] = b & 0xFFFF
-        full = b >= frequency[tb] << limit_shift
-        at -= full
-        b >>= 16 * full
-        b = _push(b, frequency[tb], start[tb], reciprocal[tb], table_bits)
-        out[at - 1] = a & 0xFFFF
-        full = a >= frequency[ta] << limit_shift
-        at -= full
-        a >>= 16 * full
-        a = _push(a, frequency[ta], start[ta], reciprocal[ta], table_bits)
+        four = tokens[i : i + 4]
+        td, tc, tb, ta = four[3], four[2], four[1], four[0]
+        d, word = _push(d, f[td], s[td], r[td], down, up, whole, out, word)
+        c, word = _push(c, f[tc], s[tc], r[tc], down, up, whole, out, word)
+        b, word = _push(b, f[tb], s[tb], r[tb], down, up, whole, out, word)
+        a, word = _push(a, f[ta], s[ta], r[ta], down, up, whole, out, word)
     states[0], states[1], states[2], states[3] = a, b, c, d
-    return at
+    return np.int64(word)
 
 
 @compiled
@@ -303,13 +402,28 @@ def pack_table(frequency: np.ndarray, data: np.ndarray) -> int:
 
 
 @compiled
-def slots(frequency: np.ndarray, table: np.ndarray) -> None:
-    """Which token each of the 2^table_bits slots belongs to, into `table` (uint16)."""
+def slots(frequency: np.ndarray, meaning: np.ndarray, steps: np.ndarray, table: np.ndarray) -> None:
+    """What each of the 2^table_bits slots stands for.
+
+    Args:
+        frequency: int64 [number of tokens].
+        meaning: [number of tokens], what `decode` is to write for each.
+        steps: uint32 [2^table_bits], written: frequency of the slot's token << 16 | slot - start of the token.
+        table: of the dtype of `meaning` [2^table_bits], written: the meaning of the slot's token.
+    """
     at = 0
     for t in range(frequency.size):
-        for _ in range(frequency[t]):
-            table[at] = t
+        for inside in range(frequency[t]):
+            steps[at] = frequency[t] << 16 | inside
+            table[at] = meaning[t]
             at += 1
+
+
+@compiled
+def _pull(state: Any, step: Any, table_bits: Any, words: np.ndarray, at: Any) -> Any:
+    state = (step >> _U16) * (state >> table_bits) + (step & _WORD)
+    low, next_word = np.uint64(state < _LOW), np.uint64(words[at])  # no branch: it could not be foretold
+    return (state << (low << _FOUR)) | (next_word & (_NONE - low)), at + low
 
 
 @compiled
@@ -318,69 +432,51 @@ def decode(
     at: int,
     used: int,
     states: np.ndarray,
+    steps: np.ndarray,
     table: np.ndarray,
-    frequency: np.ndarray,
-    start: np.ndarray,
     table_bits: int,
     out: np.ndarray,
-) -> int:
-    """Decode tokens front to back.
+) -> Any:
+    """Decode what tokens mean, front to back.
 
     Args:
         words: uint16, at least 8 more than the `used` ones.
         at: the next word.
-        states: int64 [4], those that `encode` gave; they are moved on, to `LOW` after the last stream.
-        table: uint16 [2^table_bits] from `slots`.
-        out: uint16 [n], written.
+        states: uint64 [4], those that `encode` gave; they are moved on, to `LOW` after the last stream.
+        steps, table: from `slots`.
+        out: [n] of the dtype of `table`, written.
 
     Returns:
         The next word; -1 where there were too few.
     """
-    mask = (1 << table_bits) - 1
+    bits, mask = np.uint64(table_bits), (_ONE << np.uint64(table_bits)) - _ONE
     a, b, c, d = states[0], states[1], states[2], states[3]
-    n = out.size
-    whole = n & ~3
+    word, end = np.uint64(at), np.uint64(used)
+    whole = out.size & ~3
     for i in range(0, whole, 4):
-        if at > used:
+        if word > end:
             return -1
+        four = out[i : i + 4]
         slot = a & mask
-        t = table[slot]
-        out[i] = t
-        a = frequency[t] * (a >> table_bits) + slot - start[t]
-        low = a < LOW
-        a = (a << 16) | words[at] if low else a
-        at += low
+        four[0] = table[slot]
+        a, word = _pull(a, np.uint64(steps[slot]), bits, words, word)
         slot = b & mask
-        t = table[slot]
-        out[i + 1] = t
-        b = frequency[t] * (b >> table_bits) + slot - start[t]
-        low = b < LOW
-        b = (b << 16) | words[at] if low else b
-        at += low
+        four[1] = table[slot]
+        b, word = _pull(b, np.uint64(steps[slot]), bits, words, word)
         slot = c & mask
-        t = table[slot]
-        out[i + 2] = t
-        c = frequency[t] * (c >> table_bits) + slot - start[t]
-        low = c < LOW
-        c = (c << 16) | words[at] if low else c
-        at += low
+        four[2] = table[slot]
+        c, word = _pull(c, np.uint64(steps[slot]), bits, words, word)
         slot = d & mask
-        t = table[slot]
-        out[i + 3] = t
-        d = frequency[t] * (d >> table_bits) + slot - start[t]
-        low = d < LOW
-        d = (d << 16) | words[at] if low else d
-        at += low
-    for i in range(whole, n):
+        four[3] = table[slot]
+        d, word = _pull(d, np.uint64(steps[slot]), bits, words, word)
+    if word > end:
+        return -1
+    for i in range(whole, out.size):
         lane = i & 3
         state = a if lane == 0 else b if lane == 1 else c
         slot = state & mask
-        t = table[slot]
-        out[i] = t
-        state = frequency[t] * (state >> table_bits) + slot - start[t]
-        if state < LOW:
-            state = (state << 16) | words[at]
-            at += 1
+        out[i] = table[slot]
+        state, word = _pull(state, np.uint64(steps[slot]), bits, words, word)
         if lane == 0:
             a = state
         elif lane == 1:
@@ -388,36 +484,4 @@ def decode(
         else:
             c = state
     states[0], states[1], states[2], states[3] = a, b, c, d
-    return at if at <= used else -1
-
-
-@compiled
-def values(
-    tokens: np.ndarray, base: np.ndarray, raw: np.ndarray, words: np.ndarray, limit: int, step: float, out: np.ndarray
-) -> bool:
-    """Values of tokens and raw bits into `out`; False where the bits are not exactly `limit` words' worth.
-
-    Args:
-        words: int64, one more than the `limit` ones.
-    """
-    plain = np.empty(base.size, out.dtype)
-    for t in range(base.size):
-        plain[t] = base[t] * step
-    position = 0
-    for i in range(tokens.size):
-        t = tokens[i]
-        width = raw[t]
-        if width:
-            word, offset = position >> 6, position & 63
-            if word >= limit:
-                return False
-            rest = (words[word] >> offset) & ((1 << (64 - offset)) - 1 if offset else -1)
-            if offset + width > 64:
-                rest |= words[word + 1] << (64 - offset)
-            rest &= (1 << width) - 1
-            position += width
-            q = base[t] + rest if base[t] > 0 else base[t] - rest
-            out[i] = q * step
-        else:
-            out[i] = plain[t]
-    return (position + 63) >> 6 == limit
+    return np.int64(word) if word <= end else -1

@@ -11,17 +11,17 @@ All of it travels in the message: neither end has to hold anything of earlier ro
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
-from fedbound.codecs.entropy import rans
+from fedbound.codecs.entropy import rans, streams
 
 FLOOR, CEILING = -12, 6  # octaves of a row's or column's scale against the whole
 CLASSES = CEILING - FLOOR + 2  # class 0: no quantum other than 0
 CONTEXTS = 2 * CLASSES - 1
-_STREAM_BITS = 24  # what a group's table takes beside its entries
+_FAR = np.int32((1 << 15) - 1)
+_STREAM_BITS = 72  # what a group's table takes beside its entries
 
 
 @dataclass(frozen=True)
@@ -31,34 +31,89 @@ class Groups:
     Attributes:
         rows: uint8 [R], class of each row.
         columns: uint8 [C], class of each column.
+        sorted: int32, the entries sorted by context, row by row in each; what is in a class 0 is left out.
         starts: first context of each group, ascending; each group reaches to the next one's start.
-        counts: int64 [G, number of the finest tokens], tokens of each group.
+        sizes: int64 [G], entries of each group.
+        counts: int32 [G, number of the finest tokens], tokens of each group.
+        tokens: uint16, the finest tokens of `sorted`.
+        cost: bits of all groups, their tables included, about.
     """
 
     rows: np.ndarray
     columns: np.ndarray
+    sorted: np.ndarray
     starts: list[int]
+    sizes: np.ndarray
     counts: np.ndarray
+    tokens: np.ndarray
+    cost: float
 
 
-def groups_of(tokens: np.ndarray, shape: tuple[int, int]) -> Groups | None:
-    """Sort the entries of a matrix of finest tokens (row by row, not all 0) into groups.
+def groups_of(q: np.ndarray, shape: tuple[int, int], tokens: int) -> Groups | None:
+    """Sort the entries of a matrix (int32, row by row) into groups.
 
     None where all rows are of one or two neighbouring octaves, and all columns too: what there is to gain then is less
     than a hundredth, and looking for it takes as long as coding.
+
+    Args:
+        tokens: the finest tokens of q are below this number.
     """
-    magnitude = np.abs(rans.tokens_of(rans.FINEST).base).astype(np.float64)
-    rows, columns = np.zeros(shape[0]), np.zeros(shape[1])
-    energies(tokens, magnitude**2, rows, columns)
+    rows, columns = np.zeros(shape[0], np.int64), np.zeros(shape[1], np.int64)
+    energies(q, rows, columns)
+    if not rows.any():
+        return None
     of_rows, of_columns = _classes(rows), _classes(columns)
     if all(of.min() > 0 and int(of.max()) - int(of.min()) <= 1 for of in (of_rows, of_columns)):
         return None
-    counts = np.zeros((CONTEXTS, int(tokens.max()) + 1), np.int64)
-    context_counts(tokens, of_rows, of_columns, counts)
-    starts, merged = _merged(counts)
-    wide = np.zeros((len(starts), magnitude.size), np.int64)
-    wide[:, : counts.shape[1]] = merged
-    return Groups(of_rows, of_columns, starts, wide)
+    found = context_sizes(of_rows, of_columns)
+    total = int(found.sum())
+    ordered, mine = streams.buffer("sorted", total, np.int32), streams.buffer("sorted tokens", total, np.uint16)
+    gather(q, *_order(of_rows, of_columns), _starts(found), ordered)
+    present = np.flatnonzero(found)
+    ends = np.cumsum(found)
+    counts = np.zeros((present.size, 4, tokens), np.int32)
+    for lanes, context in zip(counts, present, strict=True):
+        part = slice(int(ends[context] - found[context]), int(ends[context]))
+        rans.tokenise(ordered[part], 0, mine[part], lanes)
+    merged = counts.sum(1, dtype=np.int32)
+    firsts = merge(merged)
+    raw = merged[firsts].sum(0) @ rans.tokens_of(rans.FINEST).raw[:tokens]
+    cost = float(raw + sum(_cost(one) for one in merged[firsts]))
+    starts = [int(present[first]) for first in firsts]
+    sizes = np.add.reduceat(found, starts)
+    return Groups(of_rows, of_columns, ordered, starts, sizes, merged[firsts], mine, cost)
+
+
+def ungroup(grouped: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+    """Put values sorted by context back into the matrix `out`, and 0 where a class is 0."""
+    scatter(grouped, *_order(rows, columns), _starts(context_sizes(rows, columns)), out)
+
+
+def _order(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Classes of the rows; columns sorted by class; where in these each class begins, and the last one ends."""
+    order = np.argsort(columns, kind="stable").astype(np.int32)
+    return rows, order, np.searchsorted(columns[order], np.arange(CLASSES + 1))
+
+
+def context_sizes(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """int64 [CONTEXTS], entries of each context; what is in a class 0 belongs to none."""
+    pairs = np.convolve(np.bincount(rows, minlength=CLASSES)[1:], np.bincount(columns, minlength=CLASSES)[1:])
+    return np.concatenate((np.zeros(2, np.int64), pairs))
+
+
+def group_sizes(found: np.ndarray, starts: list[int]) -> np.ndarray:
+    """int64 [G], entries of each group.
+
+    Raises:
+        ValueError: a context that occurs belongs to no group.
+    """
+    if found[: starts[0]].any() or starts[-1] >= CONTEXTS:
+        raise ValueError("its scales are impossible")
+    return np.add.reduceat(found, starts)
+
+
+def _starts(sizes: np.ndarray) -> np.ndarray:
+    return np.cumsum(sizes) - sizes
 
 
 def _classes(squares: np.ndarray) -> np.ndarray:
@@ -68,119 +123,118 @@ def _classes(squares: np.ndarray) -> np.ndarray:
     return np.where(present, np.clip(octaves, FLOOR, CEILING) - FLOOR + 1, 0).astype(np.uint8)
 
 
-def _merged(counts: np.ndarray) -> tuple[list[int], np.ndarray]:
-    """Neighbouring contexts merged as long as that saves bits, the greatest saving first."""
-    present = np.flatnonzero(counts.sum(1))
-    starts, parts = [int(k) for k in present], [counts[k] for k in present]
-    costs = [_cost(part) for part in parts]
-    joint = [_cost(a + b) for a, b in itertools.pairwise(parts)]
-    while joint:
-        saved = [a + b - both for (a, b), both in zip(itertools.pairwise(costs), joint, strict=True)]
-        best = int(np.argmax(saved))
-        if saved[best] <= 0:
-            break
-        parts[best : best + 2] = [parts[best] + parts[best + 1]]
-        costs[best : best + 2] = [joint.pop(best)]
-        del starts[best + 1]
-        for neighbour in (best - 1, best):
-            if 0 <= neighbour < len(joint):
-                joint[neighbour] = _cost(parts[neighbour] + parts[neighbour + 1])
-    return starts, np.array(parts)
-
-
+@rans.compiled
 def _cost(counts: np.ndarray) -> float:
     """Bits of a group: its entropy, and its table at some ten bits per token that occurs."""
-    found = counts[counts > 0]
-    total = int(found.sum())
-    return float(found @ (np.log2(total) - np.log2(found))) + 10.0 * found.size + _STREAM_BITS
+    total, inner, present = 0.0, 0.0, 0
+    for count in counts:
+        if count:
+            total += count
+            inner += count * np.log2(np.float64(count))
+            present += 1
+    return total * np.log2(total) - inner + 10.0 * present + _STREAM_BITS if present else 0.0
 
 
-def group_of_context(starts: list[int]) -> np.ndarray:
-    """int64 [CONTEXTS], the group of each context; -1 where there is none."""
-    return np.searchsorted(np.array(starts), np.arange(CONTEXTS), side="right") - 1
+@rans.compiled
+def _merge(counts: np.ndarray, joint: np.ndarray, following: np.ndarray) -> None:
+    """Add neighbouring rows of `counts` into the first of them as long as that saves bits, the greatest saving first.
 
-
-def sizes(rows: np.ndarray, columns: np.ndarray, of_context: np.ndarray, groups: int) -> np.ndarray:
-    """int64 [groups], entries of each; what is in a class 0 belongs to none.
-
-    Raises:
-        ValueError: a context that occurs belongs to no group.
+    Args:
+        counts: int32 [contexts, tokens], changed.
+        joint: float64 [contexts], scratch.
+        following: int64 [contexts], written: the row after each row that is left; -1 for one that is in another.
     """
-    pairs = np.convolve(np.bincount(rows, minlength=CLASSES)[1:], np.bincount(columns, minlength=CLASSES)[1:])
-    if pairs[of_context[2:] < 0].any():
-        raise ValueError("its scales are impossible")
-    found = np.zeros(groups, np.int64)
-    np.add.at(found, of_context[2:], pairs)
-    return found
+    size = counts.shape[0]
+    own = np.empty(size)
+    for row in range(size):
+        following[row] = row + 1
+        own[row] = _cost(counts[row])
+        joint[row] = _cost(counts[row] + counts[row + 1]) if row + 1 < size else np.inf
+    while True:
+        best, most, row = -1, 0.0, 0
+        while following[row] < size:
+            saved = own[row] + own[following[row]] - joint[row]
+            if saved > most:
+                best, most = row, saved
+            row = following[row]
+        if best < 0:
+            return
+        gone = following[best]
+        counts[best] += counts[gone]
+        own[best] = joint[best]
+        following[best], following[gone] = following[gone], -1
+        if following[best] < size:
+            joint[best] = _cost(counts[best] + counts[following[best]])
+        row = 0
+        while row != best:
+            if following[row] == best:
+                joint[row] = _cost(counts[row] + counts[best])
+            row = following[row]
+
+
+def merge(counts: np.ndarray) -> np.ndarray:
+    """Merge rows of `counts` in place, into the first of each group; the indices of these."""
+    following = np.empty(len(counts), np.int64)
+    _merge(counts, np.empty(len(counts)), following)
+    return np.flatnonzero(following >= 0)
 
 
 @rans.compiled
-def energies(tokens: np.ndarray, square: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
-    """Add the square of each token's magnitude to its row and its column."""
-    at = 0
-    for i in range(rows.size):
-        mine = 0.0
-        for j in range(columns.size):
-            t = tokens[at]
-            at += 1
-            if t:
-                mine += square[t]
-                columns[j] += square[t]
-        rows[i] += mine
-
-
-@rans.compiled
-def context_counts(tokens: np.ndarray, rows: np.ndarray, columns: np.ndarray, counts: np.ndarray) -> None:
-    """Count the tokens of each context, which is the sum of its row's and its column's class."""
+def energies(q: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
+    """Add the square of each entry, or of `_FAR` where it is farther, to its row and its column (int64)."""
     width = columns.size
     for i in range(rows.size):
-        if rows[i]:
+        mine = q[i * width : (i + 1) * width]
+        total = np.int64(0)
+        for j in range(width):
+            near = np.int64(min(max(mine[j], -_FAR), _FAR))
+            total += near * near
+        if total:
+            rows[i] = total
             for j in range(width):
-                if columns[j]:
-                    counts[np.int64(rows[i]) + columns[j], tokens[i * width + j]] += 1
+                near = np.int64(min(max(mine[j], -_FAR), _FAR))
+                columns[j] += near * near
 
 
 @rans.compiled
 def gather(
-    tokens: np.ndarray,
-    x: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    of_context: np.ndarray,
-    cursors: np.ndarray,
-    out_tokens: np.ndarray,
-    out_x: np.ndarray,
+    q: np.ndarray, rows: np.ndarray, order: np.ndarray, edges: np.ndarray, cursors: np.ndarray, out: np.ndarray
 ) -> None:
-    """Write the entries group by group; `cursors` (int64) says where each group begins, and is moved to its end."""
-    width = columns.size
+    """Write the entries context by context; `cursors` (int64) says where each begins, and is moved to its end."""
+    width = order.size
     for i in range(rows.size):
         if rows[i]:
-            for j in range(width):
-                if columns[j]:
-                    group = of_context[np.int64(rows[i]) + columns[j]]
-                    at = cursors[group]
-                    cursors[group] = at + 1
-                    out_tokens[at] = tokens[i * width + j]
-                    out_x[at] = x[i * width + j]
+            mine = q[i * width : (i + 1) * width]
+            for k in range(1, edges.size - 1):
+                first, last = edges[k], edges[k + 1]
+                if first < last:
+                    context = np.int64(rows[i]) + k
+                    at = cursors[context]
+                    cursors[context] = at + last - first
+                    places, target = order[first:last], out[at : at + last - first]
+                    for j in range(places.size):
+                        target[j] = mine[places[j]]
 
 
 @rans.compiled
 def scatter(
-    grouped: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    of_context: np.ndarray,
-    cursors: np.ndarray,
-    out: np.ndarray,
+    grouped: np.ndarray, rows: np.ndarray, order: np.ndarray, edges: np.ndarray, cursors: np.ndarray, out: np.ndarray
 ) -> None:
-    """The inverse of `gather`, for values; what is in no group becomes 0."""
-    width = columns.size
+    """The inverse of `gather`; what is in no context becomes 0."""
+    width = order.size
     for i in range(rows.size):
-        for j in range(width):
-            if rows[i] and columns[j]:
-                group = of_context[np.int64(rows[i]) + columns[j]]
-                at = cursors[group]
-                cursors[group] = at + 1
-                out[i * width + j] = grouped[at]
-            else:
-                out[i * width + j] = 0
+        mine = out[i * width : (i + 1) * width]
+        if not rows[i]:
+            mine[:] = 0
+            continue
+        for j in range(edges[1]):
+            mine[order[j]] = 0
+        for k in range(1, edges.size - 1):
+            first, last = edges[k], edges[k + 1]
+            if first < last:
+                context = np.int64(rows[i]) + k
+                at = cursors[context]
+                cursors[context] = at + last - first
+                places, source = order[first:last], grouped[at : at + last - first]
+                for j in range(places.size):
+                    mine[places[j]] = source[j]

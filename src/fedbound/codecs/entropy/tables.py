@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fedbound.codecs.entropy import rans
+
+SHIFTS = (1, 2, 4, 8)  # low bits that may be sent as they are: they fill bytes without a rest
+_MANY = 1 << 14  # values from which on that is worth a thought
+_FEW = 50  # one value in so many may have bits that its token leaves open
 
 
 @dataclass(frozen=True)
@@ -32,15 +37,59 @@ class Model:
 
 def cheapest(finest: np.ndarray) -> Model:
     """The cheapest model for the counts of the finest tokens, its own size included."""
-    best = model_of(finest, rans.FINEST)
-    if 8 * len(best.packed) < best.cost / 500:
-        return best  # a smaller table cannot gain what it would lose
-    return min((best, *(model_of(finest, m) for m in range(rans.FINEST))), key=lambda model: model.cost)
+    costs = [_estimate(finest, *rans.tokens_of(m)) for m in range(rans.FINEST + 1)]
+    return model_of(finest, int(np.argmin(costs)))
+
+
+@rans.compiled
+def _estimate(finest: np.ndarray, base: np.ndarray, raw: np.ndarray, of_finest: np.ndarray) -> float:
+    """Bits that the tokens of one M take: their entropy, raw bits, and nine bits for each that occurs."""
+    counts = np.zeros(base.size)
+    for t in range(finest.size):
+        counts[of_finest[t]] += finest[t]
+    total, inner, rest = 0.0, 0.0, 0.0
+    for t in range(base.size):
+        if counts[t]:
+            total += counts[t]
+            inner += counts[t] * np.log2(counts[t])
+            rest += counts[t] * raw[t] + 9
+    return total * np.log2(total) - inner + rest
+
+
+def shift_of(finest: np.ndarray) -> int:
+    """How many low bits of every value are best sent as they are, by the counts of the finest tokens.
+
+    Raw bits that only some values have are read one by one. So where more than one value in fifty has some, as many low
+    bits of all values are sent as leave few with others, unless that costs more than a thousandth: near 0, where the
+    tokens tell values apart, the density may not be smooth.
+    """
+    total = int(finest.sum())
+    kind = rans.tokens_of(rans.FINEST)
+    base, raw = kind.base[: finest.size], kind.raw[: finest.size]
+    size = np.abs(base)
+    if total < _MANY or _FEW * int(finest[size >= rans.DIRECT].sum()) <= total:
+        return 0
+    entropy = total * np.log2(total) - _x_log_x(finest) + float(finest @ raw)
+    for shift in SHIFTS:
+        few = _FEW * int(finest[size >= rans.DIRECT << shift].sum()) <= total
+        if few or shift == SHIFTS[-1]:
+            near = size < max(rans.DIRECT, 1 << shift)  # beyond, a token's own raw bits say as much
+            merged = np.bincount((base[near] >> shift) + rans.DIRECT, finest[near])
+            now = float(finest[near] @ raw[near]) - _x_log_x(finest[near])
+            if shift * int(finest[near].sum()) - _x_log_x(merged) - now <= entropy / 1000:
+                return shift
+    return 0
+
+
+def _x_log_x(counts: np.ndarray) -> float:
+    found = counts[counts > 0]
+    return float(found @ np.log2(found))
 
 
 def model_of(finest: np.ndarray, mantissa: int) -> Model:
+    """The model for the counts of the finest tokens (of any length) if they are made those of M = `mantissa`."""
     kind = rans.tokens_of(mantissa)
-    counts = np.bincount(kind.of_finest, finest, kind.base.size).astype(np.int64)
+    counts = np.bincount(kind.of_finest[: finest.size], finest, kind.base.size).astype(np.int64)
     present = np.flatnonzero(counts)
     raw_bits = int(counts @ kind.raw)
     if present.size == 1:
@@ -55,37 +104,51 @@ def model_of(finest: np.ndarray, mantissa: int) -> Model:
 def scaled(counts: np.ndarray, present: np.ndarray) -> tuple[int, np.ndarray, float]:
     """Bits of the frequency table, the frequencies, and the bits that all tokens take with them.
 
-    The smallest table that costs at most a thousandth more than the entropy: a small one stays in the cache.
+    The smallest table that costs at most two thousandths more than the entropy: a small one stays in the cache.
     """
     found = counts[present]
     entropy = float(found @ (np.log2(found.sum()) - np.log2(found)))
     least = max(11, int(present.size).bit_length() + 1)
     for bits in (least, *(larger for larger in (13, 14, 16) if larger > least)):
-        frequency = _frequencies(counts, present, bits)
-        cost = float(found @ (bits - np.log2(frequency[present])))
-        if cost <= 1.001 * entropy + 64:
+        whole = np.empty(found.size, np.int64)
+        cost = _spread(found, bits, whole)
+        if cost <= 1.002 * entropy + 64:
             break
+    frequency = np.zeros(counts.size, np.int64)
+    frequency[present] = whole
     return bits, frequency, cost
 
 
-def _frequencies(counts: np.ndarray, present: np.ndarray, bits: int) -> np.ndarray:
-    """Counts scaled to the sum 2^bits, none of a token that occurs below 1."""
+@rans.compiled
+def _spread(counts: np.ndarray, bits: int, whole: np.ndarray) -> float:
+    """Counts (int64, above 0) scaled to the sum 2^bits into `whole`, none below 1; the bits that all tokens take."""
     total = 1 << bits
-    scaled = counts[present] * (total / counts.sum())
-    whole = np.maximum(1, np.floor(scaled)).astype(np.int64)
-    missing = total - int(whole.sum())
+    share = total / counts.sum()
+    missing = total
+    for i in range(counts.size):
+        whole[i] = max(1, np.int64(np.floor(counts[i] * share)))
+        missing -= whole[i]
+    gain = np.empty(counts.size)
     if missing > 0:  # to those for which one more saves most bits
-        gain = counts[present] * np.log2((whole + 1) / whole)
-        whole[np.argsort(-gain, kind="stable")[:missing]] += 1
-        whole[gain.argmax()] += total - int(whole.sum())
+        for i in range(counts.size):
+            gain[i] = -counts[i] * np.log2((whole[i] + 1) / whole[i])
+        order = np.argsort(gain, kind="mergesort")
+        for i in order[:missing]:
+            whole[i] += 1
+        whole[order[0]] += max(0, missing - counts.size)
     while missing < 0:  # rare tokens were raised to 1: take it from the frequent ones, where it costs least
-        loss = np.where(whole > 1, counts[present] * np.log2(whole / np.maximum(whole - 1, 0.5)), np.inf)
-        order = np.argsort(loss, kind="stable")[: max(1, min(-missing, int((whole > 1).sum()) // 2))]
-        whole[order] -= 1
+        able = 0
+        for i in range(counts.size):
+            able += whole[i] > 1
+            gain[i] = counts[i] * np.log2(whole[i] / (whole[i] - 1)) if whole[i] > 1 else np.inf
+        order = np.argsort(gain, kind="mergesort")[: max(1, min(-missing, able // 2))]
+        for i in order:
+            whole[i] -= 1
         missing += order.size
-    frequency = np.zeros(counts.size, np.int64)
-    frequency[present] = whole
-    return frequency
+    cost = 0.0
+    for i in range(counts.size):
+        cost += counts[i] * (bits - np.log2(np.float64(whole[i])))
+    return cost
 
 
 def pack(frequency: np.ndarray) -> bytes:
@@ -95,30 +158,45 @@ def pack(frequency: np.ndarray) -> bytes:
 
 
 def unpack(data: memoryview, table_bits: int, tokens: int) -> np.ndarray:
+    """int64, the frequencies that `pack` wrote, up to the last one above 0.
+
+    Raises:
+        ValueError: they are not those of at most so many `tokens`, or do not add up.
+    """
     frequency = np.zeros(tokens, np.int64)
-    token, at = 0, 0
-    while at < len(data):
-        value, at = _read_varint(data, at)
-        if value:
-            if token >= tokens:
-                raise ValueError("its table has more tokens than there are")
+    count = _unpack(np.frombuffer(data, np.uint8), frequency)
+    if count < 0:
+        raise ValueError("its table is damaged")
+    if frequency.sum() != 1 << table_bits or (table_bits and frequency.max() == 1 << table_bits):
+        raise ValueError("its table does not add up")
+    return frequency[:count]
+
+
+@rans.compiled
+def _unpack(data: np.ndarray, frequency: np.ndarray) -> Any:
+    """Read varints of at most four bytes into `frequency`; how many tokens there are, -1 where they do not fit."""
+    token: Any = 0
+    at, zeros = 0, False
+    while at < data.size:
+        value: Any = 0
+        shift = 0
+        while True:
+            if at >= data.size or shift > 21:
+                return -1
+            byte = np.int64(data[at])
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                break
+        if zeros:
+            token += value + 1
+            zeros = False
+        elif value:
+            if token >= frequency.size:
+                return -1
             frequency[token] = value
             token += 1
         else:
-            more, at = _read_varint(data, at)
-            token += more + 1
-    if frequency.sum() != 1 << table_bits or (table_bits and frequency.max() == 1 << table_bits):
-        raise ValueError("its table does not add up")
-    return frequency
-
-
-def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data) and shift < 28:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-    raise ValueError("its table is damaged")
+            zeros = True
+    return -1 if zeros or token > frequency.size else token

@@ -164,7 +164,9 @@ class Reader:
         base, width = kind.base[: frequency.size], kind.raw[: frequency.size]
         open_bits = bool(width[frequency > 0].any())
         if not (shift or open_bits or raw):
-            self._take(frequency, bits, (base if step is None else base * step).astype(out.dtype), out)
+            with np.errstate(over="ignore"):  # tokens that do not occur, or a sender that lies
+                meaning = (base if step is None else base * step).astype(out.dtype)
+            self._take(frequency, bits, meaning, out)
             return
         q = out if step is None else buffer("decoded", out.size, np.int32)
         if open_bits or raw:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def test_a_timer_is_due_on_time_while_no_message_comes(monkeypatch):
     monkeypatch.setattr(mpi, "time", clock)
     monkeypatch.setattr(mpi, "take", lambda comm: None)
     transport = mpi.MpiTransport.__new__(mpi.MpiTransport)
-    transport.comm = None
+    transport.comm, transport.here = None, deque()
     for timeout in (0.0, 1e-5, 0.01, 0.5):
         began = clock.now
         assert transport.receive(timeout) is None

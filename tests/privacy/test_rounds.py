@@ -10,7 +10,17 @@ from fedbound.errors import InputError
 from fedbound.privacy import mechanisms
 from fedbound.privacy.mechanisms import Setting
 
-COMPOSING = {"gaussian": {}, "shifted_layered": {}, "skellam": {}, "ddgauss": {}, "binomial": {}, "pbm": {"bits": 12}}
+COMPOSING = {
+    "gaussian": {},
+    "shifted_layered": {},
+    "skellam": {},
+    "smm": {},
+    "ddgauss": {},
+    "d2pfed": {},
+    "binomial": {},
+    "pbm": {"bits": 12},
+}
+COMPOSING_TOO = {"imvu"}  # its noise is no number of its own
 
 
 @pytest.mark.parametrize("name", COMPOSING)
@@ -28,12 +38,18 @@ def test_noise_grows_as_the_root_of_the_rounds(name):
     assert often.accounts().pld <= often.accounts().rdp
 
 
-@pytest.mark.parametrize("name", sorted(set(mechanisms.available()) - set(COMPOSING)))
+@pytest.mark.parametrize("name", sorted(set(mechanisms.available()) - set(COMPOSING) - COMPOSING_TOO))
 def test_mechanisms_without_composition_refuse(name):
     with pytest.raises(
         InputError, match=rf"privacy.mechanism: {name} is accounted for one release and not for 2; take"
     ):
         mechanisms.get(name).calibrate(Setting(1.0, 1e-5, 10, 8, 1.0, 2))
+
+
+def test_softmax_levels_are_flatter_with_more_rounds():
+    once, often = (mechanisms.get("imvu").calibrate(Setting(2.0, 1e-5, 100, 64, 1.0, rounds)) for rounds in (1, 16))
+    assert often.guarantee.epsilon <= 2.0
+    assert often.mse > 4 * once.mse
 
 
 def test_more_rounds_need_more_noise_to_the_hair():

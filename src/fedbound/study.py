@@ -565,7 +565,7 @@ class Simulation(Section):
         default=None, gt=0, description="mean seconds until a client leaves the federation; null: it never does"
     )
     absent: float = Field(default=60.0, gt=0, description="mean seconds until a client that left is back")
-    override: Override = Override()
+    override: Override = Field(default=Override(), description="costs typed in place of the profiled ones")
     target: float | None = Field(
         default=None, gt=0, le=1, description="accuracy to be reached; null: 0.99 of the best that the run has"
     )

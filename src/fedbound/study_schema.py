@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -19,7 +19,7 @@ from fedbound.registry import (
     Registry,
     takes_list,
 )
-from fedbound.study import FIXED, LARGEST_SEED, NAME, OFF, SWEPT, Section, registry_of
+from fedbound.study import FIXED, LARGEST_SEED, NAME, OFF, SWEPT, Section, _Part, registry_of
 
 
 def json_schema() -> dict[str, Any]:
@@ -75,10 +75,12 @@ def _model_schema(model: type[BaseModel], definitions: dict[str, Any], prefix: s
         definitions[f"{_anchor(prefix)}.{name}"] = definition
     properties = {}
     for key, one in schema.get("properties", {}).items():
-        registry = registry_of(model, key)
+        registry = registry_of(model, key) or _optional_registry(model, key)
         about = {word: one.pop(word) for word in ("description", "default") if word in one}
         one.pop("title", None)
-        one = _reference(registry) if registry else one
+        if registry:
+            nullable = registry_of(model, key) is None
+            one = {"anyOf": [_reference(registry), {"type": "null"}]} if nullable else _reference(registry)
         properties[key] = {**(_sweep(one) if swept and not takes_list(model, key) else one), **about}
     description = (model.__doc__ or "").strip().split("\n")[0]
     required = {"required": schema["required"]} if "required" in schema else {}
@@ -104,6 +106,15 @@ def _part_schema(registry: Registry, definitions: dict[str, Any]) -> dict[str, A
     short = [name for name in registry.available() if registry.entry(name).options.variant]
     patterns = [{"type": "string", "pattern": f"^{re.escape(name)}:.+$"} for name in short]
     return {"anyOf": [{"enum": [n for n in registry.available() if n not in short]}, *patterns, *objects]}
+
+
+def _optional_registry(model: type[BaseModel], key: str) -> Registry | None:
+    """The registry of a field that is a part or null, as the downlink's codec."""
+    for choice in get_args(model.model_fields[key].annotation):
+        markers = [one for one in getattr(choice, "__metadata__", ()) if isinstance(one, _Part)]
+        if markers:
+            return markers[0].registry
+    return None
 
 
 def _reference(registry: Registry) -> dict[str, Any]:

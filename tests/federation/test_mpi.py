@@ -59,7 +59,7 @@ def test_killed_anywhere_it_resumes_to_the_numbers_of_an_uninterrupted_local_run
 
     Noised messages of all four starts are in the accountant's count.
     """
-    rounds = 300
+    rounds = 150
     expected = local(tmp_path / "local.h5", rounds)
     out = tmp_path / "mpi.h5"
     folder = tmp_path / ".checkpoints" / "mpi"

@@ -201,6 +201,13 @@ def tokenise(q: np.ndarray, shift: int, tokens: np.ndarray, counts: np.ndarray) 
 
 
 @compiled
+def merge_tokens(tokens: np.ndarray, of_finest: np.ndarray) -> None:
+    """Make finest tokens (uint16) those of another M, in place."""
+    for i in range(tokens.size):
+        tokens[i] = of_finest[tokens[i]]
+
+
+@compiled
 def pack_low(q: np.ndarray, shift: int, out: np.ndarray) -> None:
     """The `shift` (1, 2, 4 or 8) lowest bits of each q.
 

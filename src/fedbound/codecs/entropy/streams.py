@@ -87,7 +87,7 @@ def fit(q: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> Part:
         model = tables.cheapest(counts)
     kind = rans.tokens_of(model.mantissa)
     if model.mantissa != rans.FINEST:
-        tokens[:] = kind.of_finest[tokens]
+        rans.merge_tokens(tokens, kind.of_finest)
     raw = np.zeros((model.raw_bits + 63) // 64, np.int64)
     if raw.size:
         rans.raw_bits(q, shift, tokens, kind.raw, raw)

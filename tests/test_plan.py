@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedbound import plan as plans
 from fedbound import study as s
-from fedbound.errors import ArtifactError
+from fedbound.errors import ArtifactError, InputError
 from fedbound.plan import STAGES, Job, Plan
 
 BASE: dict[str, Any] = {
@@ -129,6 +129,12 @@ def test_only_calibrated_runs_read_bounds() -> None:
 def test_no_calibration_is_planned_where_nothing_asks_for_one() -> None:
     assert planned(with_key("exchange.bound", 0.1)).jobs["calibrate"] == {}
     assert planned(with_key("exchange.codec", "none")).jobs["calibrate"] == {}
+
+
+@pytest.mark.parametrize(("key", "value"), [("data.silos", 1), ("data.validation", 0.0)])
+def test_what_cannot_be_calibrated_is_refused_before_any_job(key: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"^{key}: "):
+        planned(with_key(key, value))
 
 
 def test_simulations_read_the_profile_of_their_codec_and_the_first_seeds_run() -> None:

@@ -188,6 +188,7 @@ class _Builder:
             bound_mode=exchange.bound_mode,
             calibration=calibration,
         )
+        scenario.check()
         return self._add("calibrate", scenario, {"algorithm": training.algorithm, "mode": exchange.mode})
 
     def _train(

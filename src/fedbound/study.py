@@ -665,6 +665,22 @@ class CalibrateScenario(Section):
     bound_mode: Literal["rel", "abs", "rel_quantile", "std", "ratio"] | None
     calibration: Calibration
 
+    def check(self) -> None:
+        """Refuse, before any job, what no calibration can work with.
+
+        Raises:
+            InputError: there is but one silo, or no sample is held out.
+        """
+        if self.data.silos < 2:
+            raise InputError(
+                "data.silos: 1 silo has no federation to calibrate; use at least 2, or give exchange.bound as a number"
+            )
+        if not self.data.validation:
+            raise InputError(
+                "data.validation: 0 leaves no validation samples to calibrate on; raise it, or give exchange.bound as "
+                "a number"
+            )
+
 
 class TrainScenario(Section):
     """What `fedbound train` reads; `calibration` is the one whose bounds a calibrated exchange takes, else None.

@@ -35,10 +35,7 @@ def run(scenario: study.CalibrateScenario, inputs: Mapping[str, Path]) -> Artifa
             or training diverges.
     """
     started = time.perf_counter()
-    if scenario.data.silos < 2:
-        raise InputError(
-            "data.silos: 1 silo has no federation to calibrate; use at least 2, or give exchange.bound as a number"
-        )
+    scenario.check()
     prober = Prober(scenario)
     known = survey(prober)
     prober.shape = known.shape

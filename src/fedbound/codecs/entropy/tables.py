@@ -44,7 +44,7 @@ def cheapest(finest: np.ndarray) -> Model:
 @rans.compiled
 def _estimate(finest: np.ndarray, base: np.ndarray, raw: np.ndarray, of_finest: np.ndarray) -> float:
     """Bits that the tokens of one M take: their entropy, raw bits, and nine bits for each that occurs."""
-    size = min(base.size, np.int64(of_finest[finest.size - 1]) + 2)  # both signs of the largest magnitude
+    size: Any = min(base.size, np.int64(of_finest[finest.size - 1]) + 2)  # both signs of the largest magnitude
     counts = np.zeros(size)
     for t in range(finest.size):
         counts[of_finest[t]] += finest[t]

@@ -261,6 +261,16 @@ BOUNDS_AGGREGATE = Schema(
 
 # ---- profile.h5 -----------------------------------------------------------------------------------------------------
 
+PROFILE_NODES = Schema(
+    {
+        "rank": _i("1", "MPI rank; 0 is the server"),
+        "node": _i("1", "its node, numbered in the order of ranks", measured=True),
+        "name": _s("the node's name", True),
+        "type": _s("processor, cores and GPUs: nodes of one type are measured once", True),
+        "cores": _i("1", "processor cores that the rank may use", measured=True),
+    }
+)
+
 PROFILE_SILOS = Schema(
     {
         "round": _i("1", "measured round, from 1"),
@@ -273,8 +283,22 @@ PROFILE_SILOS = Schema(
         "evaluate_seconds": _seconds("evaluation at the silo"),
         "model_seconds": _seconds("the silo decoding the model message and loading the model"),
         "encode_seconds": _seconds("encoding the update, bound check included"),
+        "other_seconds": _seconds("what else the silo did: saving its state, packing"),
+        "transfer_seconds": _seconds("from the model's dispatch to the update's arrival, less the silo's own work"),
+        "arrival_seconds": _seconds("from the round's dispatch to the update's arrival"),
         "decode_seconds": _seconds("the server decoding this update"),
         "aggregate_seconds": _seconds("the server folding this update"),
+    }
+)
+
+PROFILE_ROUNDS = Schema(
+    {
+        "round": _i("1", "measured round, from 1; the warm-up is left out"),
+        "seconds": _seconds("from dispatch to new model"),
+        "wait_seconds": _seconds("the server waiting for updates"),
+        "downlink_seconds": _seconds("encoding the model"),
+        "decode_seconds": _seconds("decoding all updates"),
+        "aggregate_seconds": _seconds("folding all updates"),
     }
 )
 
@@ -291,27 +315,93 @@ PROFILE_CODEC = Schema(
     }
 )
 
+PROFILE_CODEC_TIMES = Schema(
+    {
+        "block": _s("tensor or block"),
+        "stage": _s("early: first measured round; late: last"),
+        "repeat": _i("1", "repetition"),
+        "encode_seconds": _seconds("encoding"),
+        "decode_seconds": _seconds("decoding"),
+    }
+)
+
 PROFILE_LINK = Schema(
     {
         "rank": _i("1", "MPI rank at the other end of the link from the server"),
         "bytes": _i("byte", "message size"),
         "repeat": _i("1", "repetition"),
-        "seconds": _seconds("one-way time: half a round trip"),
+        "seconds": _seconds("one-way time: half a round trip, packing and checking included"),
+        "server_seconds": _seconds("processor time of the server's process in it"),
+    }
+)
+
+PROFILE_PAIRS = Schema(
+    {
+        "first": _i("1", "node", measured=True),
+        "second": _i("1", "node; the same one where two of its ranks were measured", measured=True),
+        "bytes": _i("byte", "message size"),
+        "repeat": _i("1", "repetition"),
+        "seconds": _seconds("one-way time of a raw MPI message: half a round trip"),
+    }
+)
+
+PROFILE_MESSAGES = Schema(
+    {
+        "what": _s("'server': its processor; 'link to rank k': the rest; 'nodes i and j': raw MPI; 'all at once'"),
+        "bytes": _i("byte", "message size"),
+        "measured": _seconds("median one-way time"),
+        "fitted": _seconds("fixed_seconds + byte_seconds * bytes"),
+        "residual": _f("1", "measured over fitted, less 1", measured=True),
+        "fixed_seconds": _seconds("of the line: a message's time whatever its size"),
+        "byte_seconds": _f("s/byte", "of the line: each byte's time", measured=True),
+    }
+)
+
+PROFILE_SHARING = Schema(
+    {
+        "kind": _s("alone: a silo's own round; shared: as many steps in every rank"),
+        "node": _i("1", "node", measured=True),
+        "working": _i("1", "ranks of the node that worked at once"),
+        "repeat": _i("1", "repetition"),
+        "silo": _i("1", "silo"),
+        "steps": _i("1", "local steps"),
+        "train_seconds": _seconds("local training"),
+        "evaluate_seconds": _seconds("evaluation"),
+        "encode_seconds": _seconds("encoding the update"),
+    }
+)
+
+PROFILE_UTILISATION = Schema(
+    {
+        "node": _i("1", "node", measured=True),
+        "round": _i("1", "measured round that the sample is from; 0: the warm-up", measured=True),
+        "time": _seconds("since the first sample"),
+        "cpu": _f(
+            "1", "busy share of the cores that the job may use; NaN where the system does not tell", measured=True
+        ),
+        "gpu": _f("1", "mean utilisation of the node's GPUs; NaN without NVML", measured=True),
+        "gpu_memory": _f("1", "used share of the GPUs' memory; NaN without NVML", measured=True),
+        "sent": _f("byte/s", "by the node's network, its loopback aside", measured=True),
+        "received": _f("byte/s", "by the node's network, its loopback aside", measured=True),
     }
 )
 
 PROFILE_COSTS = Schema(
     {
         "silo": _i("1", "silo"),
+        "node": _i("1", "node of its rank", measured=True),
         "samples": _i("1", "training samples"),
         "steps": _i("1", "local steps per round"),
         "train_seconds": _seconds("median local training per round, all ranks at work"),
-        "alone_seconds": _seconds("median local training per round with the other ranks idle"),
-        "evaluate_seconds": _seconds("median evaluation per round"),
-        "encode_seconds": _seconds("median encoding per update"),
+        "alone_seconds": _seconds("median local training per round with the node's other ranks idle"),
+        "evaluate_seconds": _seconds("median evaluation per round, all ranks at work"),
+        "alone_evaluate_seconds": _seconds("median evaluation with the node's other ranks idle"),
+        "encode_seconds": _seconds("median encoding per update, all ranks at work"),
+        "alone_encode_seconds": _seconds("median encoding with the node's other ranks idle"),
         "model_seconds": _seconds("median decoding of the model message at the silo"),
+        "other_seconds": _seconds("median of what else a silo does in a round: saving its state, packing"),
         "decode_seconds": _seconds("median decoding per update at the server"),
-        "latency": _seconds("one-way latency of the link, from a least-squares line through its median times"),
+        "latency": _seconds("one-way latency of the link: the line through its times without the server's processor"),
         "bandwidth": _f("byte/s", "bandwidth of the link, from the same line", measured=True),
     }
 )
@@ -320,7 +410,10 @@ PROFILE_SERVER = Schema(
     {
         "aggregate_seconds": _seconds("median time to fold one decoded update"),
         "downlink_seconds": _seconds("encoding the model, once for each version, median"),
-        "message_seconds": _seconds("server time per message that is neither decoding, folding nor waiting, median"),
+        "message_seconds": _seconds("server time of a message whatever its size"),
+        "message_byte_seconds": _f("s/byte", "server time of each byte of a message", measured=True),
+        "bandwidth": _f("byte/s", "link of the server, each way, with all silos at once", measured=True),
+        "round_seconds": _seconds("round time, median"),
         "round_overhead_seconds": _seconds("round time beyond its slowest silo, decoding and folding, median"),
         "ranks": _i("1", "MPI ranks"),
         "cores": _i("1", "processor cores that the job may use", measured=True),
@@ -638,9 +731,16 @@ BENCH_ROWS = Schema(
 
 TABLES: dict[str, dict[str, Schema]] = {
     "profile": {
+        "nodes": PROFILE_NODES,
         "silos": PROFILE_SILOS,
+        "rounds": PROFILE_ROUNDS,
         "codec": PROFILE_CODEC,
+        "codec_times": PROFILE_CODEC_TIMES,
         "link": PROFILE_LINK,
+        "pairs": PROFILE_PAIRS,
+        "messages": PROFILE_MESSAGES,
+        "sharing": PROFILE_SHARING,
+        "utilisation": PROFILE_UTILISATION,
         "costs": PROFILE_COSTS,
         "server": PROFILE_SERVER,
     },

@@ -507,6 +507,7 @@ class Override(Section):
     decode_seconds: float | None = Field(default=None, ge=0, description="the server decoding an update")
     aggregate_seconds: float | None = Field(default=None, ge=0, description="the server folding an update")
     message_seconds: float | None = Field(default=None, ge=0, description="the server handling a message")
+    message_byte_seconds: float | None = Field(default=None, ge=0, description="and each byte of one")
     downlink_seconds: float | None = Field(default=None, ge=0, description="the server encoding a version of the model")
     up_bytes: int | None = Field(default=None, ge=1, description="an update message")
     down_bytes: int | None = Field(default=None, ge=1, description="a model message")

@@ -201,7 +201,30 @@ def profile(exchange: Mapping[str, Any], ratio: float, name: str = "synthetic") 
         for stage in ("early", "late")
     ]
     link = [row(schemas.PROFILE_LINK, rank=1, bytes=64, repeat=i, seconds=1e-5) for i in range(2)]
+    lines = [
+        row(
+            schemas.PROFILE_MESSAGES,
+            what=what,
+            bytes=size,
+            measured=1.1e-5 + 1e-9 * size,
+            fitted=1e-5 + 1e-9 * size,
+            residual=0.1,
+            fixed_seconds=1e-5,
+            byte_seconds=1e-9,
+        )
+        for what in ("server", "link to rank 1")
+        for size in (64, 10**6)
+    ]
+    sharing = [
+        row(schemas.PROFILE_SHARING, kind="shared", working=k, silo=silo, train_seconds=0.1 * max(1.0, k / 2))
+        for k in (1, 2, 4)
+        for silo in range(k)
+    ]
+    samples = [row(schemas.PROFILE_UTILISATION, round=k // 2, time=0.05 * k, cpu=0.9, gpu=0.3) for k in range(4)]
     tables = {
+        "messages": schemas.PROFILE_MESSAGES.table(lines),
+        "sharing": schemas.PROFILE_SHARING.table(sharing),
+        "utilisation": schemas.PROFILE_UTILISATION.table(samples),
         "codec": schemas.PROFILE_CODEC.table(blocks),
         "costs": schemas.PROFILE_COSTS.table(costs),
         "link": schemas.PROFILE_LINK.table(link),

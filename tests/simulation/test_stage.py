@@ -14,9 +14,10 @@ from fedbound import artifacts, schemas, study
 from fedbound.artifacts import Artifact, Schema, Table
 from fedbound.errors import ArtifactError, InputError
 from fedbound.simulation import Star, Workload, simulate, stage
+from fedbound.simulation.deployment import deployment, shared_cores, unexplained
 from fedbound.simulation.population import population
 from fedbound.simulation.target import break_even, epochs_to, raw_both_ways
-from fedbound.simulation.validation import deployment, make_scheduler, silo_overhead, validation
+from fedbound.simulation.validation import make_scheduler, validation
 from fedbound.simulation.workload import variation
 
 SILOS = 3
@@ -61,9 +62,10 @@ def profile(scenarios: tuple[Any, study.ProfileScenario, Any]) -> Artifact:
         {
             "silo": k,
             "steps": 10,
-            "train_seconds": TRAIN[k],
-            "evaluate_seconds": 0.1,
-            "encode_seconds": 0.2,
+            "train_seconds": 1.5 * TRAIN[k],
+            "alone_seconds": TRAIN[k],
+            "alone_evaluate_seconds": 0.1,
+            "alone_encode_seconds": 0.2,
             "decode_seconds": 0.01,
             "latency": 0.001,
             "bandwidth": BANDWIDTH[k],
@@ -71,8 +73,13 @@ def profile(scenarios: tuple[Any, study.ProfileScenario, Any]) -> Artifact:
         for k in reversed(range(SILOS))
     ]
     silos = [{"round": 1, "silo": k, "up_bytes": UP, "down_bytes": DOWN} for k in range(SILOS)]
-    server = {"aggregate_seconds": 0.002, "message_seconds": 0.0005}
+    server = {"aggregate_seconds": 0.002, "message_seconds": 0.0005, "bandwidth": 2e6}
+    sharing = [
+        {"kind": "shared", "working": k, "silo": silo, "train_seconds": 0.5} for k in range(1, 4) for silo in range(k)
+    ]
     tables = {
+        "nodes": filled(schemas.PROFILE_NODES, [{"rank": k, "type": "a"} for k in range(SILOS + 1)]),
+        "sharing": filled(schemas.PROFILE_SHARING, sharing),
         "silos": filled(schemas.PROFILE_SILOS, silos),
         "costs": filled(schemas.PROFILE_COSTS, costs),
         "server": filled(schemas.PROFILE_SERVER, [server]),
@@ -258,7 +265,7 @@ def test_times_follow_the_profile_but_the_content_does_not(
 ) -> None:
     """A second profiling measures other times; the digest that says what was computed stays."""
     first = stage.run(scenarios[0], inputs(tmp_path, profile, run))
-    profile.tables["costs"]["train_seconds"].values[:] *= 1.1
+    profile.tables["costs"]["alone_seconds"].values[:] *= 1.1
     second = stage.run(scenarios[0], inputs(tmp_path, profile, run))
     assert (second["rounds"]["end"] > first["rounds"]["end"]).all()
     assert first.content_digest() == second.content_digest()
@@ -270,11 +277,12 @@ def test_predicted_against_measured(profile: Artifact, run: Artifact) -> None:
     assert list(rows) == ["round", "arrival of silo 0", "arrival of silo 1", "arrival of silo 2"]
     measured = table["measured"].values
     np.testing.assert_array_equal(measured, [5.0, 1.5, 2.5, 4.5])
-    # silo 2, uncontended: two messages of 0.5 ms before its own, latency twice, 9,000 bytes, and its work
-    alone = 3 * 0.0005 + 2 * 0.001 + 9000 / 1e6 + 4.0 + 0.1 + 0.2
+    # silo 2, uncontended: two messages of 0.5 ms before its own, latency twice, 9,000 bytes, its work, and its message
+    # taken in
+    alone = 4 * 0.0005 + 2 * 0.001 + 9000 / 1e6 + 4.0 + 0.1 + 0.2
     assert table["no_contention"].values[3] == pytest.approx(alone, rel=1e-12)
-    # the round: one more message to take in, then three updates to decode and fold
-    assert table["no_contention"].values[0] == pytest.approx(alone + 0.0005 + 3 * 0.012, rel=1e-12)
+    # the round: three updates to decode and fold
+    assert table["no_contention"].values[0] == pytest.approx(alone + 3 * 0.012, rel=1e-12)
     assert (table["predicted"].values >= table["no_contention"].values).all()
     np.testing.assert_allclose(table["error"].values, table["predicted"].values / measured - 1)
 
@@ -293,17 +301,17 @@ def test_without_rounds_the_time_between_aggregations_is_compared(profile: Artif
 def test_what_the_profile_cannot_explain_is_added_to_every_silo(profile: Artifact, run: Artifact) -> None:
     """Both runs have the same messages here, so the prediction is the profile's own round, to the last digit."""
     before = validation(profile, run)["validation"]["predicted"].values
-    profile.tables["server"]["round_overhead_seconds"].values[:] = 0.5
+    profile.tables["server"]["round_seconds"].values[:] = 5.0
     after = validation(profile, run)["validation"]["predicted"].values
-    assert after[0] == pytest.approx(4.0 + 0.1 + 0.2 + 0.5 + 3 * 0.012, rel=1e-12)
-    np.testing.assert_allclose(after - before, silo_overhead(profile), rtol=1e-9)
-    profile.tables["server"]["round_overhead_seconds"].values[:] = 0.0  # less than the messages take: nothing to add
-    assert silo_overhead(profile) == 0
+    assert after[0] == pytest.approx(5.0, rel=1e-12)
+    np.testing.assert_allclose(after - before, unexplained(profile), rtol=1e-9)
+    profile.tables["server"]["round_seconds"].values[:] = 4.0  # less than training takes: nothing to add
+    assert unexplained(profile) == 0
 
 
 def test_a_shared_link_slows_the_deployment(profile: Artifact, run: Artifact) -> None:
     run.tables["silos"]["bytes_up"].values[:] = 10_000_000
-    profile.tables["costs"]["train_seconds"].values[:] = 1.0
+    profile.tables["costs"]["alone_seconds"].values[:] = 1.0
     table = validation(profile, run)["validation"]
     assert table["predicted"].values[0] > 1.3 * table["no_contention"].values[0]
 
@@ -474,8 +482,37 @@ def test_the_parts_of_a_round_say_which_cost_is_off(profile: Artifact, run: Arti
     rows = dict(zip(table["part"].values, table["difference"].values, strict=True))
     assert rows["training"] == pytest.approx(-1)
     assert rows["the rest of a silo's work: saving, packing"] == pytest.approx(-0.4)
-    assert rows["evaluation"] == rows["encoding the update"] == 0
+    assert [rows["evaluation"], rows["encoding the update"]] == pytest.approx([0, 0], abs=1e-12)
     assert rows["decoding and folding at the server"] == pytest.approx(3 * 0.012)
     assert table["measured"].values[5] == pytest.approx(0.1)  # transfers
     arrival = validation(profile, run)["validation"]["predicted"].values[3]
     assert table["predicted"].values[:6].sum() == pytest.approx(arrival, rel=1e-12)
+
+
+def test_ranks_that_share_cores_slow_each_other_down(profile: Artifact, run: Artifact) -> None:
+    """On two cores three ranks take 1.5 times as long: 1, 2 and 4 s of training, and 0.3 s of the rest in each."""
+    times = profile.tables["sharing"]
+    times["train_seconds"].values[:] = np.where(times["working"].values == 3, 0.75, 0.5)
+    found = validation(profile, run)
+    rows = found["validation"]
+    # all until silo 0 has done its 1.3 s, after 1.95 s; then two ranks on two cores
+    ends = [1.95, 1.95 + 1.0, 1.95 + 3.0]
+    np.testing.assert_allclose(rows["predicted"].values[1:], ends, atol=0.02)
+    np.testing.assert_allclose(rows["no_contention"].values[1:], [1.3, 2.3, 4.3], atol=0.02)
+    parts = dict(
+        zip(found["validation_parts"]["part"].values, found["validation_parts"]["predicted"].values, strict=True)
+    )
+    assert parts["training"] == pytest.approx(4.0 * (1.95 + 3.0) / 4.3, rel=0.01)
+
+
+def test_nodes_of_one_type_are_slowed_down_alike(profile: Artifact) -> None:
+    """Silos 0 and 2 on node 1, which was not measured and is of node 0's type; node 2 is of no known one."""
+    profile.tables["costs"]["node"].values[:] = [1, 2, 1]  # in the fixture's order: silos 2, 1, 0
+    nodes = [{"rank": k, "node": k, "type": "a" if k < 2 else "b"} for k in range(3)]
+    tables = {**profile.tables, "nodes": filled(schemas.PROFILE_NODES, nodes)}
+    times = tables["sharing"]
+    times["train_seconds"].values[:] = 0.5 * times["working"].values
+    cores = shared_cores(Artifact("profile", "test", profile.scenario, None, tables))
+    assert list(cores.node) == [1, 2, 1]
+    for one in cores.slowdown:
+        np.testing.assert_allclose(one, [1.0, 2.0, 3.0])

@@ -443,6 +443,18 @@ def _calibrated(name: str) -> Draw:
     return draw
 
 
+def _profiled(name: str) -> Draw:
+    """A plot of profile_plots.py, which draws with this file's tools and so is imported later."""
+
+    def draw(frames: Frames) -> tuple[Any, str]:
+        from fedbound.report import profile_plots
+
+        drawn: tuple[Any, str] = getattr(profile_plots, name)(frames)
+        return drawn
+
+    return draw
+
+
 _SECTIONS: dict[str, list[tuple[str, str, Draw]]] = {
     "training": [
         ("accuracy-by-round", "Does compression slow learning down?", accuracy_by_round),
@@ -467,5 +479,11 @@ _SECTIONS: dict[str, list[tuple[str, str, Draw]]] = {
         ("timeline", "What does a round look like from inside?", _more("timeline")),
         ("validation", "Can the predictions be trusted?", predicted_against_measured),
     ],
-    "profile": [("codecs", "How fast and how strong are the codecs?", codecs)],
+    "profile": [
+        ("codecs", "How fast and how strong are the codecs?", codecs),
+        ("break-even", "On which links does each codec pay?", _profiled("break_even")),
+        ("messages", "What does a message cost, and does a line describe it?", _profiled("messages")),
+        ("sharing", "How much slower are ranks that share a node's cores?", _profiled("sharing")),
+        ("utilisation", "How busy is a node during the rounds?", _profiled("utilisation")),
+    ],
 }

@@ -21,7 +21,8 @@ _SILO = (
 def parts(workload: Workload, result: Result, run: Artifact) -> Table:
     """The parts of a round, along the silo whose update is measured to arrive last; medians, the first round left out.
 
-    The parts add up to the round's time, save that a sum of medians is not the median of a sum.
+    What is computed beside others is stretched alike in all its parts. The parts add up to the round's time, save that
+    a sum of medians is not the median of a sum.
 
     Args:
         workload: the run's own, as predicted.
@@ -38,13 +39,20 @@ def parts(workload: Workload, result: Result, run: Artifact) -> Table:
     last = int(arrivals.idxmax())
     own = silos[silos["silo"] == last]
     index = last  # profiles have a row for every silo
-    rows = {name: (float(getattr(workload, ours)[index]), float(own[key].median())) for key, ours, name in _SILO}
+    # what it computes takes longer beside others: all of it alike
+    alone = sum(float(getattr(workload, ours)[index]) for _, ours, _ in _SILO)
+    at_work = float(result.tasks[index, 2] - result.tasks[index, 1] - workload.other_seconds[index])
+    stretch = at_work / alone if alone else 1.0
+    rows = {
+        name: (stretch * float(getattr(workload, ours)[index]), float(own[key].median())) for key, ours, name in _SILO
+    }
     known = own[[key for key, _, _ in _SILO]].sum(axis=1)
     busy = float(sum(predicted for predicted, _ in rows.values()) + workload.other_seconds[index])
     rest = float((own["busy_seconds"] - known).median())
     rows["the rest of a silo's work: saving, packing"] = (float(workload.other_seconds[index]), rest)
     moving = float((own["arrival_seconds"] - own["busy_seconds"]).median())
-    rows["transfers and queues"] = (float(result.arrivals[index]) - busy, moving)
+    taken = workload.message_seconds + workload.message_byte_seconds * float(workload.up_bytes[index])
+    rows["transfers, messages and queues"] = (float(result.arrivals[index]) + taken - busy, moving)
     folding = workload.decode_seconds + workload.aggregate_seconds
     clients = float(result.rounds.column("clients").mean())
     measured = (rounds["decode_seconds"] + rounds["aggregate_seconds"]).median()

@@ -1,7 +1,7 @@
 """The simulated federation: a scheduler of the real one, clients and a server that only take time, and an engine.
 
     dispatch -> server: encode the model, once a version; one message each -> latency -> download
-             -> client: decode the model, evaluate, train, encode -> latency -> upload
+             -> client: decode the model, evaluate, train, encode; save -> latency -> upload
     arrival  -> server: one message -> the scheduler decides
     aggregate of k updates -> server: k times decode and fold
 
@@ -40,6 +40,7 @@ from fedbound.federation.schedulers import (
 from fedbound.simulation import engines
 from fedbound.simulation.admission import Admission
 from fedbound.simulation.availability import Availability
+from fedbound.simulation.cores import Processors
 from fedbound.simulation.engines import Engine
 from fedbound.simulation.platform import Direction, Star
 from fedbound.simulation.rounds import Round, Rounds
@@ -125,8 +126,8 @@ def simulate(
 
 # What the driver itself asks an engine's timer for. An engine's timer carries one whole number: from 0, a timer of the
 # scheduler; below 0, one of these with its client and a number that tells outdated timers.
-_JOIN_DOWN, _JOIN_UP, _LEAVE, _RETURN, _CHANGE = range(5)
-_KINDS = 5
+_JOIN_DOWN, _JOIN_UP, _LEAVE, _RETURN, _CHANGE, _COMPUTES = range(6)
+_KINDS = 6
 _ROUNDING = 1e-9  # of a task's work
 
 
@@ -153,8 +154,11 @@ class _Federation:
             Admission(engine, Direction.UP, _doubles(workload.up_bytes), star.slots),
         ]
         self.train = _doubles(workload.train_seconds)
-        self.unscaled = _doubles(workload.load_seconds + workload.evaluate_seconds + workload.other_seconds)
+        self.unscaled = _doubles(workload.load_seconds + workload.evaluate_seconds)
+        self.other = _doubles(workload.other_seconds)
         self.encode = _doubles(workload.encode_seconds)
+        self.cores = None if workload.cores is None else Processors(workload.cores, self.computes)
+        self.stretch = array("d", [1.0]) * (count if workload.cores else 0)  # of what a client computed last
         self.variation = workload.pool()
         self.status = bytearray(count)
         self.away = bytearray(count)
@@ -206,12 +210,30 @@ class _Federation:
         if self.log is not None:
             self.note(_DOWNLOADED, client, self.engine.now)
         self.links[Direction.DOWN].ended(client)
-        self.request(Direction.UP, client, self.computing[client] + self.encode[client])
+        work = self.computing[client] + self.encode[client]
+        if self.cores is None:
+            self.request(Direction.UP, client, work + self.other[client])
+        else:
+            self.cores.join(client, self.task[client], work, self.engine.now)
+
+    def computes(self, time: float, node: int, alarm: int) -> None:
+        """The processors of `node` want to be asked at `time`."""
+        self.own_timer(time, _COMPUTES, node, alarm)
+
+    def computed_on(self, node: int, alarm: int) -> None:
+        """Clients of `node` have computed; what they took there, beside others, is what counts as theirs."""
+        assert self.cores is not None
+        for client in self.cores.due(node, alarm, self.engine.now):
+            work = self.computing[client] + self.encode[client]
+            stretched = (self.engine.now - self.downloaded[client]) / work if work else 1.0
+            self.stretch[client] = stretched
+            self.computing[client] *= stretched
+            self.request(Direction.UP, client, self.other[client])
 
     def update_received(self, client: int) -> None:
         now = self.engine.now
         self.arrived[client] = now
-        work = self.computing[client] + self.encode[client]
+        work = self.computing[client] + self.encoding(client) + self.other[client]
         self.computed += work
         downloaded = self.downloaded[client]
         for times, time in zip(self.tasks, (self.dispatched[client], downloaded, downloaded + work), strict=True):
@@ -221,7 +243,8 @@ class _Federation:
             self.note(_ARRIVED, client, now)
         self.links[Direction.UP].ended(client)
         self.status[client] = _WAITING
-        self.occupy(self.workload.message_seconds)
+        each = self.workload.message_byte_seconds
+        self.occupy(self.workload.message_seconds + each * self.links[Direction.UP].sizes[client])
         self.tell(Arrived(client, now))
 
     def due(self, key: int) -> None:
@@ -233,6 +256,8 @@ class _Federation:
         if kind == _CHANGE:
             change = self.star.changes[number]
             self.engine.rescale(change.client, change.factor)
+        elif kind == _COMPUTES:
+            self.computed_on(client, number)
         elif kind == _LEAVE:
             self.leave(client)
         elif kind == _RETURN:
@@ -242,6 +267,10 @@ class _Federation:
             self.tell(Returned(client, self.engine.now))
         elif number == self.task[client]:
             self.links[kind].join(client)
+
+    def encoding(self, client: int) -> float:
+        """Seconds that the client's last encoding took."""
+        return self.encode[client] * self.stretch[client] if self.stretch else self.encode[client]
 
     def own_timer(self, time: float, kind: int, client: int, number: int) -> None:
         self.engine.timer(time, -1 - ((number * len(self.workload) + client) * _KINDS + kind))
@@ -278,6 +307,8 @@ class _Federation:
             self.status[client] = _IDLE
             for link in self.links:
                 link.cancel(client)
+            if self.cores is not None:
+                self.cores.leave(client, self.engine.now)
         self.tell(Left(client, self.engine.now))
 
     # ---- what the scheduler wants ---------------------------------------------------------------------------------
@@ -318,6 +349,7 @@ class _Federation:
             self.encoded_version = version
             self.occupy(self.workload.downlink_seconds)
         share = steps / self.workload.steps if steps else 1.0
+        each = self.workload.message_byte_seconds
         for client in silos:
             if self.status[client] == _BUSY or self.away[client]:
                 state = "away" if self.away[client] else "still at work"
@@ -333,7 +365,8 @@ class _Federation:
             if self.variation:
                 train *= self.variation.draw(client, self.task[client])
             self.computing[client] = train + self.unscaled[client]
-            self.request(Direction.DOWN, client, self.occupy(self.workload.message_seconds) - self.engine.now)
+            sent = self.occupy(self.workload.message_seconds + each * self.links[Direction.DOWN].sizes[client])
+            self.request(Direction.DOWN, client, sent - self.engine.now)
 
     def aggregate(self, silos: Sequence[int]) -> None:
         self.use_up(silos, _FOLDED)
@@ -364,16 +397,17 @@ class _Federation:
         members = np.asarray(silos, np.int64)
         dispatched, downloaded = _view(self.dispatched)[members], _view(self.downloaded)[members]
         arrived, computing = _view(self.arrived)[members], _view(self.computing)[members]
-        encode = self.workload.encode_seconds[members]
+        encode = np.array([self.encoding(client) for client in silos]) if self.cores else _view(self.encode)[members]
+        other = _view(self.other)[members]
         last = int(arrived.argmax())
         one = Round(
             round=self.version + 1,
             start=float(dispatched.min()),
             end=end,
             download=float((downloaded - dispatched).mean()),
-            compute=float(computing.mean()),
+            compute=float((computing + other).mean()),
             codec=float(encode.mean()),
-            upload=float((arrived - downloaded - computing - encode).mean()),
+            upload=float((arrived - downloaded - computing - encode - other).mean()),
             wait=float((arrived[last] - arrived).mean()),
             server=end - float(arrived[last]),
             slowest=int(members[last]),
@@ -389,7 +423,8 @@ class _Federation:
     def account_one(self, client: int, end: float) -> float:
         """`account` of one client: where every update is aggregated alone, arrays of one cost a quarter of the time."""
         dispatched, downloaded, arrived = self.dispatched[client], self.downloaded[client], self.arrived[client]
-        computing, encode, work = self.computing[client], self.encode[client], self.share[client]
+        computing, encode = self.computing[client] + self.other[client], self.encoding(client)
+        work = self.share[client]
         upload = arrived - downloaded - computing - encode
         times = (
             self.version + 1,

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tuple[Workload, Star]:
     """Draw `simulation.clients` clients around the profiled silos.
 
-    Training time is the median over silos of their profiled time, times `compute_scale`, times lognormal(0,
-    compute_spread); bandwidth is `client_bandwidth` times lognormal(0, bandwidth_spread). All training times are drawn
-    first, then all bandwidths, then the stragglers, if any, their factors and the latencies; a table of devices
-    replaces what it says. From task to task the time varies as that of the profiled silos did from round to round.
-    Payloads are the run's mean messages, in whole bytes (SimGrid moves no fractions). `override` replaces any of it.
+    Training time is the median over silos of their profiled time alone on their node, times `compute_scale`, times
+    lognormal(0, compute_spread); bandwidth is `client_bandwidth` times lognormal(0, bandwidth_spread). All training
+    times are drawn first, then all bandwidths, then the stragglers, if any, their factors and the latencies; a table
+    of devices replaces what it says. From task to task the time varies as that of the profiled silos did from round to
+    round. Payloads are the run's mean messages, in whole bytes (SimGrid moves no fractions). `override` replaces any of
+    it.
 
     Raises:
         InputError: a file has changed since the study was planned, or cannot be read.
@@ -57,13 +58,16 @@ def population(profile: Artifact, run: Artifact, simulation: Simulation) -> tupl
 
 
 def measured(profile: Artifact, run: Artifact, count: int, simulation: Simulation) -> Workload:
-    """`count` equal clients with the costs of the profile and the messages of the run, or what `override` says."""
+    """`count` equal clients with the costs of the profile and the messages of the run, or what `override` says.
+
+    Clients have machines of their own, so what silos did alone on their node counts.
+    """
     costs, server = silo_costs(profile), profile["server"].iloc[0]
     silos = run["silos"]
     found = {
-        "train_seconds": costs["train_seconds"].median(),
-        "encode_seconds": costs["encode_seconds"].median(),
-        "evaluate_seconds": costs["evaluate_seconds"].median() / evaluate_every(run),
+        "train_seconds": costs["alone_seconds"].median(),
+        "encode_seconds": costs["alone_encode_seconds"].median(),
+        "evaluate_seconds": costs["alone_evaluate_seconds"].median() / evaluate_every(run),
         "other_seconds": 0.0,
         "model_seconds": costs["model_seconds"].median(),
         "up_bytes": round(silos["bytes_up"].mean()),
@@ -71,6 +75,7 @@ def measured(profile: Artifact, run: Artifact, count: int, simulation: Simulatio
         "decode_seconds": costs["decode_seconds"].median(),
         "aggregate_seconds": float(server["aggregate_seconds"]),
         "message_seconds": float(server["message_seconds"]),
+        "message_byte_seconds": float(server["message_byte_seconds"]),
         "steps": costs["steps"].mean(),
         "downlink_seconds": float(server["downlink_seconds"]),
     }

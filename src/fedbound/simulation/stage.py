@@ -64,6 +64,11 @@ def _inputs(scenario: SimulateScenario, inputs: Mapping[str, Path]) -> tuple[Art
         if name not in inputs:
             raise InputError(f"simulate needs the input {name!r}; give it with --input {name}=FILE")
     profile, measured = artifacts.read(inputs["profile"], "profile"), artifacts.read(inputs["run"], "train")
+    if "sharing" not in profile.tables:
+        raise InputError(
+            f"{inputs['profile']} was measured by an earlier fedbound, which did not time silos alone and beside each "
+            "other; delete it, and profile again"
+        )
     check_match(profile, measured)
     silos = measured.scenario["data"]["silos"]
     if silos != scenario.silos:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +12,11 @@ from fedbound.artifacts import Artifact, Table
 from fedbound.federation import schedulers
 from fedbound.federation.schedulers import Scheduler
 from fedbound.simulation.blame import parts
+from fedbound.simulation.deployment import alone as without_contention
+from fedbound.simulation.deployment import deployment
 from fedbound.simulation.driver import Result, simulate
 from fedbound.simulation.platform import Star
-from fedbound.simulation.workload import Workload, evaluate_every, silo_costs
-
-if TYPE_CHECKING:
-    import pandas as pd
+from fedbound.simulation.workload import Workload, silo_costs
 
 _INTERVAL = "time between aggregations"
 
@@ -36,11 +34,11 @@ def validation(profile: Artifact, run: Artifact) -> dict[str, Table]:
     workload, star = deployment(profile, run)
     training = run.scenario["training"]
 
-    def predict(platform: Star) -> Result:
+    def predict(work: Workload, platform: Star) -> Result:
         scheduler = make_scheduler(training["scheduler"], training["rounds"], run.scenario["seed"])
-        return simulate(workload, platform, scheduler)
+        return simulate(work, platform, scheduler)
 
-    shared, free = predict(star), predict(dataclasses.replace(star, server_up=np.inf, server_down=np.inf))
+    shared, free = predict(workload, star), predict(*without_contention(workload, star))
     if make_scheduler(training["scheduler"], 1, 0).overlapping:
         # the run's records count from the last dispatch, so a silo's arrival has no counterpart
         predicted, alone = (result.seconds / max(1, len(result.rounds)) for result in (shared, free))
@@ -48,70 +46,15 @@ def validation(profile: Artifact, run: Artifact) -> dict[str, Table]:
         return {"validation": schemas.SIMULATION_VALIDATION.table([interval])}
     rows = [_compared("round", _median_round(shared), _median_round(free), _measured(run))]
     for index, silo in enumerate(silo_costs(profile)["silo"]):
-        predicted, alone = float(shared.arrivals[index]), float(free.arrivals[index])
+        # the server hears of an update when it has unpacked it
+        taken = workload.message_seconds + workload.message_byte_seconds * workload.up_bytes[index]
+        predicted, alone = (float(result.arrivals[index] + taken) for result in (shared, free))
         rows.append(_compared(f"arrival of silo {silo}", predicted, alone, _measured(run, silo)))
     # A silo that never trained has no arrival, on either side.
     return {
         "validation": schemas.SIMULATION_VALIDATION.table([row for row in rows if np.isfinite(row["error"])]),
         "validation_parts": parts(workload, shared, run),
     }
-
-
-def deployment(profile: Artifact, run: Artifact) -> tuple[Workload, Star]:
-    """The run's workload and network: each silo's profiled costs and link, and the run's own messages.
-
-    One number is fitted, on the profile alone: what a silo's round costs beyond training, evaluating and encoding.
-    """
-    workload, star = _silos(profile, run["silos"].rename(columns={"bytes_up": "up_bytes", "bytes_down": "down_bytes"}))
-    # Medians are compared, and the median round has an evaluation only if every round has.
-    evaluate = workload.evaluate_seconds if evaluate_every(run) == 1 else 0.0
-    workload = dataclasses.replace(workload, evaluate_seconds=evaluate, other_seconds=silo_overhead(profile))
-    return workload, star
-
-
-def silo_overhead(profile: Artifact) -> float:
-    """Seconds by which the profile's own rounds exceed their simulation: loading, packing, sharing the cores."""
-    workload, star = _silos(profile, profile["silos"])
-    work = workload.train_seconds + workload.evaluate_seconds + workload.encode_seconds
-    folding = len(workload) * (workload.decode_seconds + workload.aggregate_seconds)
-    measured = work.max() + float(profile["server"].iloc[0]["round_overhead_seconds"]) + folding
-    return max(0.0, measured - simulate(workload, star, schedulers.get("sync", rounds=1)).rounds[0].seconds)
-
-
-def _silos(profile: Artifact, messages: pd.DataFrame) -> tuple[Workload, Star]:
-    """Silos as profiled, with the mean sizes of `messages` (columns silo, up_bytes, down_bytes).
-
-    On one machine there is no TCP, and every message is copied by the server's process: the server's link is as fast
-    as the fastest silo's, and all share it alike.
-    """
-    costs, server = silo_costs(profile), profile["server"].iloc[0]
-    sizes = messages.groupby("silo")[["up_bytes", "down_bytes"]].mean().reindex(costs["silo"])
-    # A silo that a sampling scheduler never picked has no messages; it is as good as any.
-    sizes = sizes.fillna(sizes.mean())
-    workload = Workload(
-        train_seconds=_array(costs, "train_seconds"),
-        encode_seconds=_array(costs, "encode_seconds"),
-        evaluate_seconds=_array(costs, "evaluate_seconds"),
-        up_bytes=_array(sizes, "up_bytes"),
-        down_bytes=_array(sizes, "down_bytes"),
-        decode_seconds=costs["decode_seconds"].mean(),
-        aggregate_seconds=float(server["aggregate_seconds"]),
-        message_seconds=float(server["message_seconds"]),
-        steps=costs["steps"].mean(),
-        load_seconds=_array(costs, "model_seconds"),
-        downlink_seconds=float(server["downlink_seconds"]),
-    )
-    bandwidth = _array(costs, "bandwidth")
-    fastest = float(bandwidth.max())
-    latency = np.maximum(_array(costs, "latency"), 0)  # a fitted line may cross below zero
-    star = Star(
-        fastest, fastest, bandwidth, latency, goodput_factor=1, latency_factor=1, weight_s=None, tcp_gamma=np.inf
-    )
-    return workload, star
-
-
-def _array(frame: pd.DataFrame, column: str) -> np.ndarray:
-    return frame[column].to_numpy(np.float64)
 
 
 def make_scheduler(choice: Mapping[str, Any], rounds: int, seed: int) -> Scheduler:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedbound.artifacts import Artifact
 from fedbound.errors import InputError
+from fedbound.simulation.cores import Cores
 from fedbound.simulation.draws import Pool
 from fedbound.simulation.platform import PerClient, vector
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MATCHED = ("algorithm", "local_epochs", "batch_size", "optimizer", "device")  # training keys that change a step's cost
+
+_SERVER = ("decode_seconds", "aggregate_seconds", "message_seconds", "message_byte_seconds", "downlink_seconds")
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,15 @@ class Workload:
         decode_seconds: server time to decode one update.
         aggregate_seconds: server time to fold one decoded update.
         message_seconds: server time for each message that is neither decoding nor folding.
+        message_byte_seconds: and for each of its bytes: packing, copying, checking.
         steps: local steps that train_seconds stands for; a scheduler that asks for other steps scales by them.
         other_seconds: (n,) float64, what else a round costs a client: packing, saving.
         load_seconds: (n,) float64, decoding the model message.
         downlink_seconds: server time to encode the model, once for each version that is sent.
         variation: factors, equally likely, one of which is drawn for each task's training time; None for no variation.
         seed: of those draws.
+        cores: which clients share a node's cores, and how much slower they are then; None: none do. Loading,
+            evaluating, training and encoding are what is slowed down.
 
     Raises:
         InputError: a time is negative, a size not positive, or either no finite number.
@@ -56,6 +62,8 @@ class Workload:
     downlink_seconds: float = 0.0
     variation: np.ndarray | None = None
     seed: int = 0
+    message_byte_seconds: float = 0.0
+    cores: Cores | None = None
 
     def __post_init__(self) -> None:
         count = len(np.atleast_1d(self.train_seconds))
@@ -66,9 +74,11 @@ class Workload:
         if self.variation is not None:
             good = vector("variation", self.variation, None, "factors from 0", lambda x: x >= 0)
             object.__setattr__(self, "variation", good)
-        for key in ("decode_seconds", "aggregate_seconds", "message_seconds", "downlink_seconds"):
+        for key in _SERVER:
             if not 0 <= getattr(self, key) < np.inf:
                 raise InputError(f"{key}: {getattr(self, key)} is refused; give seconds from 0")
+        if self.cores is not None and len(self.cores.node) != count:
+            raise InputError(f"cores.node: {len(self.cores.node)} clients are refused; give a node to each of {count}")
         if not 0 < self.steps < np.inf:
             raise InputError(f"steps: {self.steps} is refused; give a number above 0")
 

@@ -183,7 +183,15 @@ def profile(exchange: Mapping[str, Any], ratio: float, name: str = "synthetic") 
         "profiling": {"rounds": 4},
     }
     costs = [
-        row(schemas.PROFILE_COSTS, silo=k, samples=100 + k, train_seconds=0.1, latency=1e-5, bandwidth=2e9)
+        row(
+            schemas.PROFILE_COSTS,
+            silo=k,
+            samples=100 + k,
+            train_seconds=0.1,
+            encode_seconds=0.01 * (ratio > 1),
+            latency=1e-5,
+            bandwidth=2e9,
+        )
         for k in range(SILOS)
     ]
     blocks = [
@@ -229,7 +237,10 @@ def profile(exchange: Mapping[str, Any], ratio: float, name: str = "synthetic") 
         "costs": schemas.PROFILE_COSTS.table(costs),
         "link": schemas.PROFILE_LINK.table(link),
         "server": schemas.PROFILE_SERVER.table([row(schemas.PROFILE_SERVER, ranks=5, cores=2)]),
-        "silos": schemas.PROFILE_SILOS.table([]),
+        "silos": schemas.PROFILE_SILOS.table(
+            row(schemas.PROFILE_SILOS, round=1, silo=k, raw_bytes=10**6, up_bytes=int(1e6 / ratio), down_bytes=10**6)
+            for k in range(SILOS)
+        ),
     }
     return artifacts.Artifact("profile", name, scenario, None, tables, {}, PROVENANCE)
 

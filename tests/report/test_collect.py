@@ -42,6 +42,9 @@ def test_every_table_is_there_with_the_rows_of_all_artifacts(collected: artifact
         "profile_costs": 8,
         "profile_server": 2,
         "profile_link": 4,
+        "profile_messages": 8,
+        "profile_sharing": 14,
+        "profile_utilisation": 8,
         "simulations": 6,
         "simulation_rounds": 12,
         "simulation_timeline": 18,
@@ -51,8 +54,8 @@ def test_every_table_is_there_with_the_rows_of_all_artifacts(collected: artifact
         "settings": 3,
         "comparisons": 2,
         "pareto": 3,
-        "links": 0,  # these profiles say nothing of their silos
-        "link_advice": 0,
+        "links": 2 * SILOS,  # on the measured link
+        "link_advice": 1,  # an exact exchange has none
         "recommendation": 8,
         "provenance": 27 * len(PROVENANCE),
     }

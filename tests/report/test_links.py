@@ -20,13 +20,15 @@ def profile(sent: int, coding: float, bandwidth: float) -> Artifact:
             "round": round_, "silo": silo, "steps": 5, "raw_bytes": 1_000_000, "up_bytes": sent, "down_bytes": 500,
             "train_seconds": 1.0, "evaluate_seconds": 0.0, "model_seconds": 0.0, "encode_seconds": coding,
             "decode_seconds": coding, "aggregate_seconds": 0.0,
+            "other_seconds": 0.0, "transfer_seconds": 0.0, "arrival_seconds": 1.0 + 2 * coding,
         }
         for round_ in (1, 2)
         for silo in (0, 1)
     ]  # fmt: skip
     costs = [
         {
-            "silo": silo, "samples": 10, "steps": 5, "train_seconds": 1.0, "alone_seconds": 1.0,
+            "silo": silo, "node": 0, "samples": 10, "steps": 5, "train_seconds": 1.0, "alone_seconds": 1.0,
+            "alone_evaluate_seconds": 0.0, "alone_encode_seconds": coding, "other_seconds": 0.0,
             "evaluate_seconds": 0.0, "encode_seconds": coding, "model_seconds": 0.0, "decode_seconds": coding,
             "latency": 0.0, "bandwidth": bandwidth,
         }

@@ -115,6 +115,10 @@ def test_every_plot_is_drawn(page: str) -> None:
         "timeline",
         "validation",
         "codecs",
+        "break-even",
+        "messages",
+        "sharing",
+        "utilisation",
     ]
     for image in images:
         assert (image["src"] or "").startswith(("data:image/svg+xml;base64,", "data:image/png;base64,"))
@@ -319,7 +323,7 @@ def chromium(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.smoke
 def test_the_report_in_a_browser(tmp_path: Path, page: str) -> None:
-    """At 1280 px nothing scrolls sideways, all fourteen plots are decoded, no block overlaps the next."""
+    """At 1280 px nothing scrolls sideways, all twenty plots are decoded, no block overlaps the next."""
     pytest.importorskip("PIL")
     from PIL import Image
 
@@ -331,7 +335,7 @@ def test_the_report_in_a_browser(tmp_path: Path, page: str) -> None:
     found = re.search(r'data-measured="([\d ]+)"', dom)
     assert found is not None
     width, view, inner, images, overlaps = map(int, found[1].split())
-    assert (width, inner, images, overlaps) == (view, 0, 16, 0)
+    assert (width, inner, images, overlaps) == (view, 0, 20, 0)
     assert view == 1280
     shot = tmp_path / "report.png"
     chromium(tmp_path, "--window-size=1280,3000", f"--screenshot={shot}", original.as_uri())

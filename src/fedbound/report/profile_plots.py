@@ -34,7 +34,7 @@ def break_even(frames: Frames) -> tuple[Any, str]:
         axes.fill_between(bandwidths, low, high, color=COLOURS[i], alpha=0.15, linewidth=0)
         at = float(one.break_even.median())
         axes.plot([at], [1.0], MARKERS[i], color=COLOURS[i], label=f"{setting}: break-even at {at:,.0f} Mbit/s")
-    axes.axhline(1.0, color=GREY, linewidth=1)
+    axes.plot(bandwidths[[0, -1]], [1.0, 1.0], color=GREY, linewidth=1)
     axes.set(xscale="log", yscale="log", xlabel="bandwidth of a silo's link, Mbit/s (log scale)")
     axes.set_ylabel("times as fast as uncompressed (log scale)")
     _plain(axes.xaxis)
@@ -42,8 +42,8 @@ def break_even(frames: Frames) -> tuple[Any, str]:
     _legend(axes)
     return figure, (
         "From update ready to update decoded, the uplink alone, against sending it uncompressed: median silo, shade "
-        "from the least to the most. Right of the mark compression costs more time than it saves. At its left end a line "
-        "nears the codec's ratio."
+        "from the least to the most. Right of the mark compression costs more time than it saves. At its left end a "
+        "line nears the codec's ratio."
     )
 
 
@@ -74,9 +74,10 @@ def messages(frames: Frames) -> tuple[Any, str]:
         above.plot(one.bytes, 1e3 * one.measured, marker, color=colour, linestyle="none", label=_line(one))
         above.plot(sizes, 1e3 * line, color=colour, linewidth=1)
         below.plot(one.bytes, 100 * one.residual, marker, color=colour, linestyle=":")
-    above.set(xscale="log", yscale="log", ylabel="one way, ms (log scale)")
+    axis = "message, bytes (log scale)"
+    above.set(xscale="log", yscale="log", xlabel=axis, ylabel="one way, ms (log scale)")
     below.axhline(0, color=GREY, linewidth=1)
-    below.set(xlabel="message, bytes (log scale)", ylabel="residual, %")
+    below.set(xlabel=axis, ylabel="residual, %")
     _plain(above.yaxis)
     _legend(above)
     more = f" {MOST} of {len(names)} are shown; the table has all." if len(names) > MOST else ""

@@ -7,6 +7,9 @@ One setting is profiled: few silos, a server link that is no bottleneck. From it
 seconds and ratio per value, folding, messages, and what a silo's round takes beyond all these. Every other setting is
 predicted from those costs, its sleeps and its link speeds, before it is measured: other numbers of silos, models,
 codecs and links, contended and not. The first round pays for warming up and is left out of the medians.
+
+Beside them stand runs whose silos really train, several on this machine's cores (fedbound.bench.predict_torch). They
+count in no mean: other work on the machine is in them, and not in the prediction.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedbound.bench import predict_torch
 from fedbound.bench.rows import Row, aligned, find
 from fedbound.errors import InputError
 
@@ -114,7 +118,8 @@ def run(quick: bool, say: Callable[[str], None]) -> list[Row]:
         say(setting.name)
         profiled = profiles[setting.codec]
         rows += _rows(setting, predict(setting, *profiled), predict(setting, *profiled, free=True), measure(setting))
-    return [*rows, *_summary(rows)]
+    summary = _summary(rows)
+    return [*rows, *predict_torch.run(BENCH, quick, say), *summary]
 
 
 def costs_of(setting: Setting, per_value: dict[str, float], sizes: dict[str, float]) -> tuple[Workload, Star]:
@@ -268,7 +273,24 @@ def table(rows: Sequence[Row]) -> str:
         for case in _cases(rows)
     ]
     mean, worst = (100 * find(rows, f"{key} absolute error", "all") for key in ("mean", "worst"))
-    return f"{aligned(head, lines)}\nmean absolute error {mean:.1f} %, worst {worst:.1f} %\n"
+    said = f"mean absolute error of the controlled settings {mean:.1f} %, worst {worst:.1f} %"
+    return f"{aligned(head, lines)}\n{said}\n{_blame(rows)}"
+
+
+def _blame(rows: Sequence[Row]) -> str:
+    """For runs that train, each part of the round as predicted and as measured, the one that is furthest off marked."""
+    cases = [
+        case for case in _cases(rows) if any(row.metric.startswith("measured: ") for row in rows if row.case == case)
+    ]
+    parts = list(dict.fromkeys(row.metric.split(": ", 1)[1] for row in rows if row.metric.startswith("measured: ")))
+    lines = []
+    for case in cases:
+        gaps = {part: find(rows, f"predicted: {part}", case) - find(rows, f"measured: {part}", case) for part in parts}
+        for part in parts:
+            times = [f"{find(rows, f'{kind}: {part}', case):.4f}" for kind in ("predicted", "measured")]
+            mark = "<- most of the error" if abs(gaps[part]) == max(map(abs, gaps.values())) else ""
+            lines.append((case, part, *times, f"{gaps[part]:+.4f}", mark))
+    return aligned(("run", "part of its round", "predicted s", "measured s", "difference", ""), lines) if lines else ""
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:

@@ -89,7 +89,7 @@ def messages(frames: Frames) -> tuple[Any, str]:
 
 def _line(one: pd.DataFrame) -> str:
     fixed, each = one.fixed_seconds.iloc[0], one.byte_seconds.iloc[0]
-    return f"{one.what.iloc[0]}: {text.seconds(fixed)} + {text.rate(1 / each)}"
+    return f"{one.what.iloc[0]}: {text.seconds(fixed)}, then {text.rate(1 / each)}"
 
 
 def sharing(frames: Frames) -> tuple[Any, str]:

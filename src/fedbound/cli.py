@@ -90,6 +90,20 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--out", type=Path, metavar="FILE.h5", help="the same as an artifact")
     bench.add_argument("--plot", type=Path, metavar="FILE.png", help="the figures as a picture")
     bench.set_defaults(run=_bench)
+    audit = commands.add_parser("audit", help="attack a study's training runs: canaries, members, codecs")
+    audit.add_argument("study", type=Path, nargs="+", help="the study, and files that change it, in order")
+    audit.add_argument(
+        "--canaries", type=int, default=1000, metavar="M", help="most canaries of a private run; 0: none"
+    )
+    audit.add_argument(
+        "--models", type=int, default=0, metavar="N", help="shadow runs of each run for membership inference; 0: none"
+    )
+    audit.add_argument("--pairs", type=int, default=200, metavar="P", help="pairs of updates per codec; 0: none")
+    audit.add_argument("--json", type=Path, metavar="FILE", help="the figures as a list of flat rows")
+    audit.set_defaults(run=_audit)
+    rank = commands.add_parser("rank", help="which DP mechanism for a study's clients, dimension, epsilon and bits")
+    rank.add_argument("study", type=Path, nargs="+", help="the study, and files that change it, in order")
+    rank.set_defaults(run=_rank)
     schema = commands.add_parser("schema", help="JSON Schema of the study file, for editors")
     schema.set_defaults(run=_schema)
     return parser
@@ -156,6 +170,25 @@ def _bench(arguments: argparse.Namespace) -> None:
         rows.write_artifact(arguments.out, arguments.name, arguments.quick, measured)
     if arguments.plot:
         module.plot(measured, arguments.plot)
+
+
+def _audit(arguments: argparse.Namespace) -> None:
+    from fedbound import study_file
+    from fedbound.bench import rows, study_audits
+
+    effort = study_audits.Effort(arguments.canaries, arguments.models, arguments.pairs)
+    read = study_file.read(arguments.study)
+    measured = study_audits.measure(read, effort, lambda line: print(line, file=sys.stderr, flush=True))
+    print(study_audits.table(measured))
+    if arguments.json:
+        rows.write_json(arguments.json, measured)
+
+
+def _rank(arguments: argparse.Namespace) -> None:
+    from fedbound import study_file
+    from fedbound.privacy import ranking
+
+    print(ranking.of_study(study_file.read(arguments.study)))
 
 
 def _scenario(stage: str, text: str) -> Any:

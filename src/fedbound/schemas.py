@@ -147,6 +147,24 @@ RUN_GUARD = Schema(
     }
 )
 
+RUN_PRIVACY = Schema(
+    {
+        "round": _i("1", "rounds completed"),
+        "epsilon": _f("1", "claimed: of all releases so far, of the most charged unit"),
+        "delta": _f("1", "delta at which epsilon holds"),
+        "releases": _i("1", "noised messages of the silo that had made the most by then, restarts included"),
+        "mechanism": _s("law of the noise"),
+        "unit": _s("unit of privacy: what is protected"),
+        "adjacency": _s("neighbouring data sets: zero-out or replace-one"),
+        "trust": _s("who must be trusted for epsilon to hold"),
+        "sampling": _s("what amplification by sampling is counted"),
+        "accountant": _s("how epsilon was computed"),
+        "clip": _f("1", "largest norm of an update, or of one record's gradient"),
+        "noise_multiplier": _f("1", "noise of one release over the sensitivity; of several silos' the least"),
+        "secure": _i("1", "0: the noise follows from the study's seed (insecure_seed) and protects nobody"),
+    }
+)
+
 RUN_SUMMARY = Schema(
     {
         **_FAIRNESS,
@@ -674,6 +692,52 @@ STUDY_PARETO = Schema(
     }
 )
 
+STUDY_PRIVATE = Schema(
+    {
+        "problem": STUDY_KEYS["problem"],
+        "setting": STUDY_KEYS["setting"],
+        "mechanism": _s("law of the noise; none without privacy"),
+        "epsilon": _f("1", "claimed: epsilon of the whole run, the largest over seeds; inf without privacy"),
+        "delta": _f("1", "delta at which epsilon holds; NaN without privacy"),
+        "accuracy": _f("1", "test accuracy, mean over seeds"),
+        "accuracy_sd": _f("1", "its standard deviation over seeds; NaN for one seed"),
+        "worst_silo": _f("1", "the worst silo's test accuracy, mean over seeds"),
+        "bits": _f("bit", "bits per value that a silo sends, headers included, mean over seeds"),
+        "seeds": _i("1", "runs, one per seed"),
+        "unit": _s("unit of privacy: what is protected"),
+        "adjacency": _s("neighbouring data sets: zero-out or replace-one"),
+        "trust": _s("who must be trusted for epsilon to hold"),
+        "sampling": _s("what amplification by sampling is counted"),
+        "accountant": _s("how epsilon was computed"),
+        "noise_multiplier": _f("1", "noise of one release over the sensitivity; NaN without privacy"),
+        "secure": _i("1", "0: no noise, or noise from the study's seed (insecure_seed), which protects nobody"),
+    }
+)
+
+STUDY_RANKING = Schema(
+    {
+        "clients": _i("1", "clients n"),
+        "dimension": _i("1", "coordinates d"),
+        "clip": _f("1", "norm bound of one client's vector"),
+        "delta": _f("1", "delta at which epsilon holds"),
+        "target_epsilon": _f("1", "epsilon asked for"),
+        "norm": _s("norm that is clipped; errors compare within one norm"),
+        "rank": _i("1", "1: the least error within the report's trust and bits; 0: outside of them"),
+        "setting": STUDY_KEYS["setting"],
+        "mechanism": _s("mechanism"),
+        "mse_scaled": _f("1", "measured mean squared error per coordinate over the squared gain, mean over seeds"),
+        "over_floor": _f("1", "that over the central analytic Gaussian's; NaN where another norm is clipped"),
+        "bits": _f("bit", "bits per coordinate that a client sends"),
+        "epsilon": _f("1", "epsilon claimed"),
+        "audited": _f("1", "lower bound of epsilon shown by the mechanism's audit; NaN: not run"),
+        "audit_claim": _f("1", "epsilon claimed by the release that was audited"),
+        "gain": _f("1", "closed form of the estimate's mean over the clients' mean: 1 without bias"),
+        "trust": _s("who is trusted: local (nobody), shuffler, secure aggregation or central server"),
+        "adjacency": _s("neighbouring data sets: add-remove, replace or zero-out; replace is the strongest"),
+        "against": _s("why it is outside of the report's trust or bits; '' where it is not"),
+    }
+)
+
 STUDY_LINKS = Schema(
     {
         "stem": STUDY_KEYS["stem"],
@@ -759,6 +823,7 @@ TABLES: dict[str, dict[str, Schema]] = {
         "tensors": RUN_TENSORS,
         "failures": RUN_FAILURES,
         "guard": RUN_GUARD,
+        "privacy": RUN_PRIVACY,
         "summary": RUN_SUMMARY,
     },
     "privacy": {"results": PRIVACY_RESULTS},
@@ -775,6 +840,8 @@ TABLES: dict[str, dict[str, Schema]] = {
         "settings": STUDY_SETTINGS,
         "comparisons": STUDY_COMPARISONS,
         "pareto": STUDY_PARETO,
+        "private_training": STUDY_PRIVATE,
+        "mechanisms": STUDY_RANKING,
         "links": STUDY_LINKS,
         "link_advice": STUDY_LINK_ADVICE,
         "recommendation": STUDY_RECOMMENDATION,

@@ -635,6 +635,17 @@ class Report(Section):
     tolerance: float = Field(
         default=1.0, gt=0, description="accuracy drop, in points, that the recommendation may accept"
     )
+    trust: Literal["local", "shuffler", "secure aggregation", "central server"] = Field(
+        default="central server",
+        exclude_if=lambda trust: trust == "central server",  # so that collections of before it was there are the same
+        description="who is trusted when privacy's mechanisms are ranked: those that need more are not",
+    )
+    bits: float | None = Field(
+        default=None,
+        gt=0,
+        exclude_if=lambda bits: bits is None,
+        description="most bits per coordinate that a client may send when mechanisms are ranked; null: any",
+    )
 
 
 class ProfileScenario(Section):

@@ -97,8 +97,17 @@ def test_a_run_says_its_epsilon_round_by_round(tmp_path):
     assert np.isnan(run["silos"]["train_loss"].values).all()
     again = stage.run(s, {}, checkpoints=tmp_path / "d", transport="local")
     assert artifacts.differences(run, again) == []  # insecure_seed
+    stated = run["privacy"]
+    np.testing.assert_allclose(stated["epsilon"].values, expected)
+    assert stated["releases"].values.tolist() == [0, 1, 2, 3, 4, 5]
+    said = {key: set(column.values.tolist()) for key, column in stated.items() if key not in ("round", "epsilon")}
+    assert said["unit"] == {"one silo's update"}
+    assert said["adjacency"] == {"zero-out"}
+    assert said["trust"] == {"nobody outside the silo"}
+    assert (said["noise_multiplier"], said["delta"], said["clip"], said["secure"]) == ({4.0}, {1e-5}, {0.5}, {0})
     plain = s.model_copy(update={"training": s.training.model_copy(update={"privacy": None})})
     without = stage.run(plain, {}, checkpoints=tmp_path / "e", transport="local")
+    assert "privacy" not in without.tables
     assert np.isnan(without["rounds"]["epsilon"].values).all()
     assert (without["silos"]["releases"].values == 0).all()
 

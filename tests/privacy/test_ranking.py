@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import pytest
+
+from fedbound import study
+from fedbound.errors import InputError
 from fedbound.privacy import ranking
 from fedbound.privacy.mechanisms import Setting
 
@@ -69,3 +73,19 @@ def test_a_shuffler_does_not_stand_in_for_secure_aggregation():
     found, refused = ranking.rank(SETTING, "secure aggregation", choices=choices)
     assert [one.choice["name"] for one in found] == ["skellam"]
     assert refused["grr"] == "needs trust: shuffler"
+
+
+def test_a_study_is_ranked_for_its_own_questions():
+    found = study.parse(
+        {
+            "privacy": {"mechanism": ["gaussian", "skellam"], "epsilon": [1, 4], "clients": 50, "dimension": 32},
+            "report": {"trust": "local", "bits": 1},
+        }
+    )
+    text = ranking.of_study(found)
+    questions = [line for line in text.splitlines() if line.startswith("50 clients, 32 coordinates, L2 norm")]
+    assert ["epsilon 1 at" in questions[0], "epsilon 4 at" in questions[1], len(questions)] == [True, True, 2]
+    assert "| `sqkr`" in text
+    assert "- `skellam`: needs trust: secure aggregation" in text
+    with pytest.raises(InputError, match="privacy: the study says off"):
+        ranking.of_study(study.parse({"privacy": False}))

@@ -50,7 +50,10 @@ def test_every_table_is_there_with_the_rows_of_all_artifacts(collected: artifact
         "simulation_timeline": 18,
         "validation": 2 * (1 + SILOS),
         "validation_parts": 2,
+        "private_runs": 0,  # nothing was noised
         "privacy": 9,
+        "private_training": 0,
+        "mechanisms": 9,
         "settings": 3,
         "comparisons": 2,
         "pareto": 3,
@@ -104,7 +107,8 @@ def test_columns_keep_values_unit_description_and_measured(
         for key in source.schema.fields:
             np.testing.assert_array_equal(table[key].values[stems == stem], origin[key].values)
         whole += len(next(iter(origin.values())).values)
-    assert whole == len(stems) > 0
+    assert whole == len(stems)
+    assert whole or name == "private_runs"  # test_private.py has some
 
 
 def test_a_simulation_joins_the_run_it_simulates(collected: artifacts.Artifact) -> None:

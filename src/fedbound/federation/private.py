@@ -110,7 +110,7 @@ class PrivateSteps:
     def silo(self, parts: tuple[int, Any, Any, Any], uplink: Any, ends: tuple[Any, ...]) -> DpSgdSilo:
         """A silo from what every silo is made of."""
         silo = DpSgdSilo(*parts, uplink, *ends)
-        silo.noise = RecordNoise(self.settings.clip, self._multiplier(parts[0]), self._rate(parts[0]))
+        silo.noise = RecordNoise(self.settings.clip, self.multiplier(parts[0]), self._rate(parts[0]))
         silo.draw = self.assembly._draw(parts[0])
         return silo
 
@@ -118,7 +118,7 @@ class PrivateSteps:
         """How epsilon follows from the silos' steps."""
         numbers = range(self.assembly.data.silos)
         return Steps(
-            [self._multiplier(number) for number in numbers],
+            [self.multiplier(number) for number in numbers],
             [self._rate(number) for number in numbers],
             [self._steps(number) for number in numbers],
             self.settings.delta,
@@ -137,7 +137,8 @@ class PrivateSteps:
             return self.settings.rate
         return min(1.0, self.assembly.training.batch_size / self._records(number))
 
-    def _multiplier(self, number: int) -> float:
+    def multiplier(self, number: int) -> float:
+        """Noise over clip in silo `number`."""
         if self.settings.noise_multiplier is not None:
             return self.settings.noise_multiplier
         assert self.settings.epsilon is not None  # a validated study gives one of the two

@@ -238,12 +238,13 @@ def _artifact(scenario: study.TrainScenario, assembly: Assembly, server: Server)
         "resumed_from": server.resumed_from,
         "charged": server.charged,
     }
+    tables = records.tables(server.records.rows, extra, assembly.spending().epsilon)
     return Artifact(
         "train",
         scenario.study,
         scenario.model_dump(mode="json"),
         scenario.seed,
-        records.tables(server.records.rows, extra, assembly.spending().epsilon),
+        tables | statement.table(assembly, tables),
         {} if assembly.bounds is None else {"bounds": assembly.bounds.content_digest()},
         artifacts.stamp(torch=_torch_version()),
     )

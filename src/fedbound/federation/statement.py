@@ -1,4 +1,4 @@
-"""What a private run may claim, in words, and what its codec added to the noise: lines for the log."""
+"""What a private run may claim, and how to read it: a table of the run, and lines for the log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedbound import study
+from fedbound import schemas, study
 from fedbound.artifacts import Table
 
 if TYPE_CHECKING:
@@ -27,6 +27,50 @@ def lines(assembly: Assembly, tables: dict[str, Table]) -> Iterator[str]:
         yield "noise from the study's seed (insecure_seed): this run protects nobody"
     if settings.unit == "silo" and not settings.sums:
         yield from _codec(assembly.noise_deviation(), tables["tensors"])
+
+
+def table(assembly: Assembly, tables: dict[str, Table]) -> dict[str, Table]:
+    """The table `privacy` (`schemas.RUN_PRIVACY`), one row per round; nothing for a run without privacy."""
+    settings = assembly.training.privacy
+    if settings is None:
+        return {}
+    same = {
+        "delta": settings.delta,
+        "mechanism": settings.mechanism,
+        "unit": unit(settings),
+        "adjacency": settings.adjacency,
+        "trust": trust(settings),
+        "sampling": sampling(settings),
+        "accountant": accountant(settings),
+        "clip": settings.clip,
+        "noise_multiplier": _multiplier(assembly, settings),
+        "secure": int(not settings.insecure_seed),
+    }
+    done, releases = tables["silos"]["round"].values, tables["silos"]["releases"].values
+    rounds = zip(tables["rounds"]["round"].values, tables["rounds"]["epsilon"].values, strict=True)
+    rows = [
+        {"round": number, "epsilon": epsilon, "releases": int(releases[done <= number].max(initial=0)), **same}
+        for number, epsilon in rounds
+    ]
+    return {"privacy": schemas.RUN_PRIVACY.table(rows)}
+
+
+def _multiplier(assembly: Assembly, settings: study.TrainingPrivacy) -> float:
+    if assembly.private is not None:
+        return assembly.private.sum.noise / settings.clip
+    if assembly.steps is not None:
+        return min(assembly.steps.multiplier(number) for number in range(assembly.data.silos))
+    return assembly.noise_multiplier()
+
+
+def accountant(settings: study.TrainingPrivacy) -> str:
+    """How epsilon is computed."""
+    if settings.sums:
+        fewest = ", all rounds at the fewest shares" if settings.mechanism == "binomial" else ""
+        return f"Rényi divergences{fewest}"
+    if settings.unit == "record" or settings.mechanism == "laplace":
+        return "privacy loss distribution (dp-accounting)"
+    return "analytic Gaussian"
 
 
 def unit(settings: study.TrainingPrivacy) -> str:

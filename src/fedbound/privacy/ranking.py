@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedbound.errors import InputError
 from fedbound.privacy import accounting, transforms
 from fedbound.privacy.mechanisms import Setting, Trust, debiased_mse
 from fedbound.registry import MECHANISMS
 
+if TYPE_CHECKING:
+    from fedbound import study
+
 # Who trusts more may use what needs less: a mechanism's need against what is there.
-_MEETS: dict[str, set[str]] = {
+MEETS: dict[str, set[str]] = {
     "local": {"local"},
     "shuffler": {"local", "shuffler"},
     "secure aggregation": {"local", "secure aggregation"},
@@ -73,7 +76,7 @@ def rank(
         mechanism = MECHANISMS.make(choice)
         if mechanism.norm != norm:
             refused[name] = f"clips the {mechanism.norm} norm"
-        elif mechanism.trust not in _MEETS[trust]:
+        elif mechanism.trust not in MEETS[trust]:
             refused[name] = f"needs trust: {mechanism.trust}"
         else:
             try:
@@ -126,3 +129,26 @@ def table(found: Sequence[Ranked], refused: Mapping[str, str]) -> str:
         figures = f"{one.epsilon:.4g} | {one.mse:.3g} | {one.over_floor:.3g} | {one.gain:.3g} | {one.bits:.3g}"
         lines.append(f"| {name} | {one.trust} | {one.adjacency} | {figures} |")
     return "\n".join([*lines, "", *(f"- `{name}`: {why}" for name, why in refused.items())])
+
+
+def of_study(study_: study.Study) -> str:
+    """All mechanisms for each question of the study's privacy stage, within its report's trust and bits, as Markdown.
+
+    Raises:
+        InputError: the study has no privacy stage.
+    """
+    if not study_.privacy:
+        raise InputError("privacy: the study says off; give clients, dimension, epsilon and clip to rank for")
+    trust, bits = study_.report.trust, math.inf if study_.report.bits is None else study_.report.bits
+    asked = dict.fromkeys(
+        (Setting(one.epsilon, one.delta, one.clients, one.dimension, one.clip), MECHANISMS.make(one.mechanism).norm)
+        for one in study_.privacy
+    )
+    parts = []
+    for setting, norm in asked:
+        question = (
+            f"{setting.clients} clients, {setting.dimension} coordinates, {norm} norm at most {setting.clip:g}, "
+            f"epsilon {setting.epsilon:g} at delta {setting.delta:g}; trust: {trust}; bits: {bits:g}"
+        )
+        parts.append(f"{question}\n\n{table(*rank(setting, trust, bits, norm))}")
+    return "\n\n".join(parts)

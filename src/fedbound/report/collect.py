@@ -21,7 +21,7 @@ from fedbound.artifacts import Artifact, Column, Field, Schema, Table, canonical
 from fedbound.cluster import logs
 from fedbound.errors import ArtifactError, InputError
 from fedbound.plan import STAGES
-from fedbound.report import comparison, labels, links, recommend
+from fedbound.report import comparison, labels, links, private, recommend
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ SOURCES = {
     "rounds": Source("train", "rounds", schemas.RUN_ROUNDS, _RUN),
     "silos": Source("train", "silos", schemas.RUN_SILOS, _RUN),
     "evaluations": Source("train", "evaluations", schemas.RUN_EVALUATIONS, _RUN),
+    "private_runs": Source("train", "privacy", schemas.RUN_PRIVACY, _RUN, optional=True),
     "bounds": Source("calibrate", "bounds", schemas.BOUNDS, _BOUNDS),
     "probes": Source("calibrate", "probes", schemas.BOUNDS_PROBES, _BOUNDS),
     "decision": Source("calibrate", "decision", schemas.BOUNDS_DECISION, _BOUNDS),
@@ -107,6 +108,8 @@ def run(scenario: study.CollectScenario, inputs: Mapping[str, Path], allow_holes
     tables["simulations"] |= _mean_parts(tables["simulations"], tables["simulation_rounds"])
     tables["settings"] = comparison.settings(tables["runs"], tables["rounds"])
     tables["comparisons"] = comparison.comparisons(tables["runs"])
+    tables["private_training"] = private.training(tables["settings"], tables["runs"], tables["private_runs"])
+    tables["mechanisms"] = private.ranking(tables["privacy"], scenario.report.trust, scenario.report.bits)
     profiles = [(one.keys, one.artifact) for one in found if one.stage == "profile" and one.artifact]
     tables |= links.tables(profiles, sorted(set(tables["simulations"]["client_bandwidth"].values.tolist())))
     tables |= recommend.tables(tables, scenario.report.tolerance)

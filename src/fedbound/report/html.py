@@ -128,7 +128,7 @@ def render(study: Artifact) -> str:
 
 _STAGES = (
     ("calibrate", "calibration", "Calibration", ("decision",)),
-    ("privacy", "privacy", "Privacy", ("privacy",)),
+    ("privacy", "privacy", "Privacy", ("mechanisms", "privacy")),
     ("simulate", "simulation", "Simulation", ("simulations", "validation", "validation_parts")),
     ("profile", "profile", "Profile", ("link_advice", "links", "profile_costs", "profile_codec")),
 )
@@ -189,7 +189,7 @@ def _training(study: Artifact, drawn: Drawn) -> str:
     for problem, sections in drawn.items():
         parts.append(f"<h3>{escape(problem)}</h3>" if problem else "")
         parts.append(_figures(sections["training"]))
-    return "".join(parts) + _show(study, "settings", "comparisons")
+    return "".join(parts) + _show(study, "settings", "private_training", "comparisons")
 
 
 def _scenarios(study: Artifact) -> str:
@@ -357,8 +357,42 @@ _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
             "privacy": None,
         },
     ),
+    "private_training": (
+        "Private training: what each epsilon leaves",
+        {
+            "setting": None,
+            "mechanism": None,
+            "epsilon": text.number,
+            "delta": text.number,
+            "accuracy": _percent,
+            "accuracy_sd": _percent,
+            "bits": text.number,
+            "seeds": _count,
+            "unit": None,
+            "adjacency": None,
+            "trust": None,
+            "sampling": None,
+            "accountant": None,
+        },
+    ),
+    "mechanisms": (
+        "Mechanisms by error, within the report's trust and bits",
+        {
+            "target_epsilon": text.number,
+            "norm": None,
+            "rank": lambda value: f"{value:.0f}" if value else "–",
+            "setting": None,
+            "mse_scaled": text.number,
+            "over_floor": text.number,
+            "bits": text.number,
+            "gain": text.number,
+            "trust": None,
+            "adjacency": None,
+            "against": None,
+        },
+    ),
     "privacy": (
-        "Mechanisms",
+        "Mechanisms, all figures",
         {
             "setting": None,
             "norm": None,

@@ -1,0 +1,126 @@
+"""Audits of training runs: canaries in what each kind of private run releases, shadow runs, codecs on real updates."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from fedbound import study
+from fedbound.auditing import membership, runs
+from fedbound.bench import study_audits
+from fedbound.data import federation
+from fedbound.errors import InputError
+
+KINDS = {
+    "updates": {"mechanism": "gaussian"},
+    "updates, exchanged": {"mechanism": "laplace", "adjacency": "replace-one"},
+    "steps": {"mechanism": "gaussian", "unit": "record"},
+    "sums of records": {"mechanism": "skellam", "unit": "record", "bits": 18},
+    "sums of coins": {"mechanism": "pbm", "unit": "record", "bits": 20},
+    "sampled sums": {"mechanism": "ddgauss", "unit": "record", "bits": 18, "rate": 0.5},
+}
+
+
+def scenario(privacy=None, rounds: int = 2, **exchange) -> study.TrainScenario:
+    return study.TrainScenario(
+        study="t",
+        data=study.Data(silos=2, validation=0.0, test=0.2),
+        model={"name": "mlp", "hidden": []},
+        training=study.Training(rounds=rounds, local_epochs=1, momentum=0, batch_size=1000, privacy=privacy),
+        exchange=study.Exchange(**(exchange or {"codec": "none"})),
+        seed=3,
+    )
+
+
+def shown(settings, **noise) -> runs.Canaries:
+    """Of 650 canaries, from a fixed seed: what is drawn repeats."""
+    return runs.canaries(scenario({"clip": 0.5, **settings, **noise}), 650, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_canaries_stay_below_a_true_claim_and_refute_a_false_one(kind):
+    """The false one: the noise of four times the claimed one's epsilon and more."""
+    settings = KINDS[kind]
+    true = shown(settings, epsilon=1.0)
+    assert true.claimed == pytest.approx(1.0, rel=0.01)
+    assert true.shown.audited <= true.claimed
+    loud = shown(settings, epsilon=12.0)
+    assert true.claimed < loud.shown.audited <= min(loud.claimed, loud.shown.cap)
+
+
+def test_canaries_without_noise_are_all_found():
+    found = shown(KINDS["updates"], noise_multiplier=1e-3)
+    assert found.shown.right == found.shown.guesses
+    assert found.shown.audited == pytest.approx(found.shown.cap, rel=0.2)
+    with pytest.raises(InputError, match="training.privacy: null"):
+        runs.canaries(scenario(), 10, np.random.default_rng(0))
+
+
+def test_shadow_runs_train_on_half_of_the_records_and_say_each_ones_confidence(monkeypatch):
+    asked = []
+
+    def attack(train, records, models, rng):
+        chosen = np.zeros(records, bool)
+        chosen[::2] = True
+        asked.append((train(chosen, rng), records, models))
+        return "attack"
+
+    monkeypatch.setattr(membership, "likelihood_ratio", attack)
+    seen = []
+    server = runs.Assembly.server
+
+    def watching(self, *args):
+        seen.append([len(silo.train) for silo in self.silos.silos])
+        return server(self, *args)
+
+    monkeypatch.setattr(runs.Assembly, "server", watching)
+    one = scenario(rounds=8)
+    assert runs.members(one, 6, np.random.default_rng(0)) == "attack"
+    confidence, records, models = asked[0]
+    sizes = [len(silo.train) for silo in federation(one.data).silos]
+    assert (records, models, len(confidence)) == (sum(sizes), 6, sum(sizes))
+    assert [sum(found) for found in seen] == [(sum(sizes) + 1) // 2]
+    assert ((confidence > 0) & (confidence <= 1)).all()
+    assert confidence.mean() > 0.3  # it has learned: guessing has 0.1
+
+
+def test_a_codecs_error_on_a_real_update_is_no_noise():
+    found = runs.codec(scenario(codec="sz3", bound=0.01), 20, np.random.default_rng(0))
+    assert found.law.uniform < 0.1 < found.told
+    assert found.edges == 5
+    assert runs.codec(scenario(), 20, np.random.default_rng(0)) is None
+    calibrated = runs.codec(scenario(codec="sz3", bound="calibrated"), 2, np.random.default_rng(0))
+    assert calibrated.bound == found.bound  # the same relative bound
+
+
+def test_the_command_names_each_run_and_says_what_nothing_applies_to():
+    found = study.parse(
+        {
+            "study": "t",
+            "seeds": [0, 1],
+            "data": {"silos": 2, "validation": 0},
+            "model": {"name": "mlp", "hidden": []},
+            "training": {
+                "rounds": 1,
+                "privacy": [None, {"epsilon": 4}, {"epsilon": 4, "unit": "record"}],
+            },
+            "exchange": {"codec": "none"},
+            "privacy": False,
+            "profiling": False,
+            "simulation": False,
+        }
+    )
+    said = []
+    rows = study_audits.measure(found, study_audits.Effort(canaries=50), said.append)
+    cases = list(dict.fromkeys(row.case for row in rows))
+    assert len(cases) == len(said) == 2
+    assert [case.split(",")[0] for case in cases] == ["canaries: unit=silo", "canaries: unit=record"]
+    text = study_audits.table(rows)
+    assert all(case.removeprefix("canaries: ") in text for case in cases)
+    with pytest.raises(InputError, match="nothing to test"):
+        study_audits.measure(found, study_audits.Effort(canaries=0), said.append)
+    with pytest.raises(InputError, match="--models: 3 are too few"):
+        study_audits.Effort(models=3)
+    assert math.isinf(runs.claim(scenario()))

@@ -134,6 +134,14 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"model": []}, ["model: the list is empty"]),
     ({"model": {"name": "mlp", "hidden": [0]}}, ["model: model 'mlp': hidden", "0 is refused"]),
     ({"privacy": {"mechanism": "gausian"}}, ["privacy.mechanism: unknown privacy mechanism", "'gaussian'"]),
+    (
+        {"training": {"privacy": {"mechanism": "sqkr", "epsilon": 1}}},
+        ["training.privacy", "'sqkr' is refused in training (every message is private by itself", "'skellam'"],
+    ),
+    (
+        {"training": {"privacy": {"mechanism": "smm", "epsilon": 1}}},
+        ["'smm' is refused in training (only its single release is accounted"],
+    ),
     ({"privacy": {"delta": 1}}, ["privacy.delta: 1 is refused", "less than 1"]),
     ({"profiling": {"message_sizes": [64, -1]}}, ["profiling.message_sizes.1: -1 is refused"]),
     ({"simulation": {"engine": "fluidd"}}, ["simulation.engine: unknown simulation engine", "did you mean 'fluid'?"]),

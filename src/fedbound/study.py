@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -186,6 +187,22 @@ class TrainingPrivacy(Section):
     insecure_seed: bool = Field(
         default=False, description="noise from the study's seed, to compare runs: it protects nobody"
     )
+
+    @field_validator("mechanism", mode="before")
+    @classmethod
+    def _trains(cls, value: Any) -> Any:
+        """Refuse mechanisms of the privacy stage that no training has, and say why."""
+        if value not in ("gaussian", "laplace", *INTEGER_SUMS) and value in MECHANISMS.available():
+            trust = MECHANISMS.get(value).trust
+            why = {
+                "local": "every message is private by itself, which costs some n times the error of a sum of n silos",
+                "central server": "it trusts the server with the noise, and a silo adds its own here",
+            }.get(trust, "only its single release is accounted, not the sum of rounds with silos that drop out")
+            raise ValueError(
+                f"the mechanism {value!r} is refused in training ({why}); use 'gaussian' or 'laplace' where nobody is "
+                f"trusted, {', '.join(map(repr, INTEGER_SUMS))} with secure sums, and the privacy stage to study it"
+            )
+        return value
 
     @property
     def sums(self) -> bool:

@@ -208,3 +208,16 @@ def test_coordinates_of_a_random_direction(size):
     assert np.mean(x**2) == pytest.approx(1 / size, rel=1e-12)
     if size > 1:
         assert np.mean(x**4) == pytest.approx(3 / (size * (size + 2)), rel=0.01)
+
+
+def test_a_box_is_not_rotated():
+    with pytest.raises(InputError, match="rotation 'hadamard' is refused with norm Linf"):
+        mechanisms.get("grr", norm="Linf")
+    box = mechanisms.get("grr", norm="Linf", rotation="none").calibrate(Setting(2.0, 1e-5, 10, 4, 0.5))
+    far = np.array([[9.0, -9.0, 0.2, 0.0]])  # every coordinate is cut by itself: the third stays
+    chosen = np.arange(4)[None, :]
+    rng = np.random.default_rng(0)
+    sent = np.array([box.encode(far, box.spread.trivial, chosen, rng)[0] for _ in range(4000)])
+    means = box.kernel.values[sent].mean(axis=0)
+    spread = box.kernel.values[sent].std(axis=0) / np.sqrt(4000)
+    np.testing.assert_array_less(np.abs(means - [1, -1, 0.4, 0]), 5 * spread)  # 6e-7 each

@@ -78,6 +78,7 @@ def test_a_shuffler_does_not_stand_in_for_secure_aggregation():
 def test_a_study_is_ranked_for_its_own_questions():
     found = study.parse(
         {
+            "study": "t",
             "privacy": {"mechanism": ["gaussian", "skellam"], "epsilon": [1, 4], "clients": 50, "dimension": 32},
             "report": {"trust": "local", "bits": 1},
         }
@@ -88,4 +89,11 @@ def test_a_study_is_ranked_for_its_own_questions():
     assert "| `sqkr`" in text
     assert "- `skellam`: needs trust: secure aggregation" in text
     with pytest.raises(InputError, match="privacy: the study says off"):
-        ranking.of_study(study.parse({"privacy": False}))
+        ranking.of_study(study.parse({"study": "t", "privacy": False}))
+
+
+def test_a_box_is_ranked_among_what_clips_coordinates():
+    found, refused = ranking.rank(SETTING, "local", norm="Linf")
+    assert {"grr", "brr", "mvu", "rqm", "noisy_sign", "qmgeo"} == {one.choice["name"] for one in found}
+    assert all(one.choice["norm"] == one.norm == "Linf" for one in found)
+    assert refused["sqkr"] == "clips the L2 norm"

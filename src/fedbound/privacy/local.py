@@ -1,7 +1,8 @@
 """Local privacy of vectors by a kernel for numbers: spread, pick few coordinates, send a level of each.
 
-Client: clip to an L2 norm c, spread over N coordinates within c_inf (`fedbound.privacy.rotation`: rotate and clip, or
-Kashin's representation, or not at all), pick k coordinates at random, send the kernel's level of each at epsilon/k.
+Client: clip to an L2 norm c, or to an Linf norm, spread over N coordinates within c_inf (`fedbound.privacy.rotation`:
+rotate and clip, or Kashin's representation, or not at all, as Linf needs), pick k coordinates at random, send the
+kernel's level of each at epsilon/k.
 Server: the decoded value times c_inf N/k at each coordinate, averaged, spread back. k is chosen for the least error.
 Nobody is trusted: the message of one client is epsilon-DP under replacement of its whole vector, whatever the spread.
 
@@ -20,10 +21,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedbound.privacy import accounting, loss, transforms
 from fedbound.privacy.kernels import Table
@@ -35,6 +36,9 @@ MOST_COORDINATES = 12
 MOST_CORNERS = 70  # of a kernel whose inputs are all paired; the noisy sign's ends are its worst
 
 
+TAIL = Field(default=1e-3, gt=0, lt=1, description="probability that some rotated coordinate is clipped")
+
+
 class MessageOptions(Options):
     """Options of mechanisms that protect every message by itself."""
 
@@ -44,21 +48,42 @@ class MessageOptions(Options):
     )
 
 
-class LocalOptions(MessageOptions):
-    """Options of local kernels."""
+class SpreadOptions(Options):
+    """Options of mechanisms that spread a vector over coordinates and clip those."""
 
     rotation: Kind = Field(
         default="hadamard", description="how a vector is spread: hadamard (rotated, clipped), kashin or none"
     )
+    tail: float = TAIL
+
+
+class LocalOptions(MessageOptions, SpreadOptions):
+    """Options of local kernels."""
+
+    norm: Literal["L2", "Linf"] = Field(
+        default="L2",
+        exclude_if=lambda norm: norm == "L2",  # so that cells of before it was there are the same
+        description="norm of the clip; Linf bounds every coordinate by itself, and goes with rotation none",
+    )
     coordinates: int = Field(default=0, ge=0, le=64, description="coordinates each client sends; 0: of least error")
-    tail: float = Field(default=1e-3, gt=0, lt=1, description="probability that some rotated coordinate is clipped")
+
+    @model_validator(mode="after")
+    def _no_rotation_of_a_box(self) -> LocalOptions:
+        if self.norm == "Linf" and self.rotation != "none":
+            raise ValueError(
+                f"rotation {self.rotation!r} is refused with norm Linf: a rotated box is none; set rotation to 'none'"
+            )
+        return self
 
 
 class PerMessage:
     """A mechanism whose messages are epsilon-DP one by one, seen as a list or shuffled."""
 
-    norm: ClassVar[Norm] = "L2"
     adjacency: ClassVar[Adjacency] = "replace"
+
+    @property
+    def norm(self) -> Norm:
+        return "L2"
 
     def __init__(self, options: MessageOptions):
         self.options = options
@@ -90,6 +115,10 @@ class Local(PerMessage, ABC):
     def __init__(self, options: LocalOptions):
         super().__init__(options)
 
+    @property
+    def norm(self) -> Norm:
+        return self.options.norm
+
     @abstractmethod
     def kernel(self, epsilon: float) -> Table:
         """The kernel whose pure epsilon is at most `epsilon`."""
@@ -106,7 +135,7 @@ class Local(PerMessage, ABC):
         for count in counts:
             kernel = self.kernel(message / count)
             pure = min(message, count * kernel.pure_epsilon)  # the product may round up
-            release = LocalRelease(setting, kernel, count, spread, pure, self.claim(setting, pure))
+            release = LocalRelease(setting, kernel, count, spread, pure, self.claim(setting, pure), self.norm)
             if best is not None and release.mse >= best.mse:
                 break  # the error has one minimum over k
             best = release
@@ -114,11 +143,35 @@ class Local(PerMessage, ABC):
         return best
 
 
+class Messages:
+    """What releases share whose messages are `message`-DP one by one."""
+
+    setting: Setting
+    message: float
+    guarantee: Guarantee
+    mse: Any  # a float; how it is had is the release's own
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the summed error per coordinate."""
+        return float(math.sqrt(self.mse)) * self.setting.clients
+
+    def epsilon_of(self, present: int) -> float:
+        """Epsilon where only `present` messages arrive: shuffling among fewer hides less."""
+        if self.guarantee.trust == "local":
+            return self.guarantee.epsilon
+        return accounting.shuffled_epsilon(present, self.message, self.guarantee.delta)
+
+    @property
+    def epsilon_alone(self) -> float:
+        return self.message
+
+
 @dataclass(frozen=True)
-class LocalRelease:
+class LocalRelease(Messages):
     """A kernel on `coordinates` of the coordinates that each client's vector is spread over.
 
-    `message` is the pure epsilon of one message.
+    `message` is the pure epsilon of one message, `norm` that of the clip.
     """
 
     setting: Setting
@@ -127,6 +180,7 @@ class LocalRelease:
     spread: Spread
     message: float
     guarantee: Guarantee
+    norm: Norm = "L2"
 
     @property
     def bits(self) -> float:
@@ -138,33 +192,27 @@ class LocalRelease:
 
     @cached_property
     def mse(self) -> float:
-        """Mean squared error per coordinate for vectors of norm c in independent directions.
+        """Mean squared error per coordinate for vectors of norm c in independent directions (`typical`).
 
-        One client's coordinate x, clipped to y: D/k c_inf^2 E[a^2 | y] - 2 x c_inf E[a | y] + x^2, averaged over the
-        coordinates of a random direction; over n. For a frame, which is no rotation, see `frame_error`.
+        For a frame, which is no rotation, see `frame_error`.
         """
-        spread = self.spread
-        if spread.kind != "hadamard":
-            return frame_error(self.kernel, self.coordinates, spread) / self.setting.clients
-        x = self.setting.clip * transforms.sphere_coordinates(spread.size)
-        y = np.clip(x / spread.reach, -1, 1)
-        squares = spread.size / self.coordinates * spread.reach**2 * self.kernel.square(y)
-        return float(np.mean(squares - 2 * x * spread.reach * self.kernel.mean(y) + x**2)) / self.setting.clients
+        if self.spread.kind == "kashin" or (self.spread.kind == "none" and self.norm == "L2"):
+            return frame_error(self.kernel, self.coordinates, self.spread) / self.setting.clients
+        one = coordinate_error(self.kernel, self.typical, self.spread.reach, self.spread.size / self.coordinates)
+        return one / self.setting.clients
 
     @cached_property
     def gain(self) -> float:
-        """Of a random direction's coordinates x, clipped to y: c_inf E[x E[a | y]] / E[x^2]."""
-        if self.spread.kind == "hadamard":
-            x = self.setting.clip * transforms.sphere_coordinates(self.spread.size)
-        else:
-            x = self.spread.sample[1].ravel()
-        means = self.kernel.mean(np.clip(x / self.spread.reach, -1, 1))
-        return float(x @ means) * self.spread.reach / float(x @ x)
+        return coordinate_gain(self.kernel, self.typical, self.spread.reach)
 
     @property
-    def noise(self) -> float:
-        """Standard deviation of the summed error per coordinate."""
-        return math.sqrt(self.mse) * self.setting.clients
+    def typical(self) -> np.ndarray:
+        """Coordinates of clients' vectors after spreading, unclipped: float64 [m], of equal weight."""
+        if self.norm == "Linf":
+            return self.setting.clip * transforms.cube_coordinates()
+        if self.spread.kind == "hadamard":
+            return self.setting.clip * transforms.sphere_coordinates(self.spread.size)
+        return self.spread.sample[1].ravel()
 
     def estimate(self, vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         self.setting.check(vectors)
@@ -180,13 +228,6 @@ class LocalRelease:
         if self.guarantee.trust == "shuffler":
             return Accounts(self.guarantee.epsilon, math.nan)
         return kernel_accounts(self.kernel, self.coordinates, self.setting.delta)
-
-    def epsilon_of(self, present: int) -> float:
-        return remaining_epsilon(self.guarantee, self.message, present)
-
-    @property
-    def epsilon_alone(self) -> float:
-        return self.message
 
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         basis, chosen = self.spread.trivial, np.tile(np.arange(self.coordinates), (draws, 1))
@@ -219,7 +260,8 @@ class LocalRelease:
 
     def encode(self, vectors: np.ndarray, basis: Basis, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What each client sends: float64 vectors [r, d] and coordinates int64 [r, k] to levels int64 [r, k]."""
-        spread = basis.coordinates(transforms.clip_l2(vectors, self.setting.clip))
+        clipped = transforms.clip_linf if self.norm == "Linf" else transforms.clip_l2
+        spread = basis.coordinates(clipped(vectors, self.setting.clip))
         picked = np.take_along_axis(spread, chosen, axis=1) / self.spread.reach
         return self.kernel.sample(np.clip(picked, -1, 1), rng)
 
@@ -229,11 +271,26 @@ class LocalRelease:
         return np.bincount(chosen.ravel(), scale * self.kernel.values[levels.ravel()], self.spread.size)
 
 
-def remaining_epsilon(guarantee: Guarantee, message: float, present: int) -> float:
-    """Epsilon where only `present` messages arrive, each `message`-DP: shuffling among fewer hides less."""
-    if guarantee.trust == "local":
-        return guarantee.epsilon
-    return accounting.shuffled_epsilon(present, message, guarantee.delta)
+class Kernel(Protocol):
+    """What decodes a level: mean and mean square of its value for an input in [-1, 1]."""
+
+    def mean(self, x: np.ndarray) -> np.ndarray: ...
+
+    def square(self, x: np.ndarray) -> np.ndarray: ...
+
+
+def coordinate_error(kernel: Kernel, x: np.ndarray, reach: float, weight: float) -> float:
+    """Mean squared error of one client's coordinates x, each sent with probability 1/`weight` and weighed by it.
+
+    With x clipped to y in units of c_inf = `reach`: weight c_inf^2 E[a^2 | y] - 2 x c_inf E[a | y] + x^2, averaged.
+    """
+    y = np.clip(x / reach, -1, 1)
+    return float(np.mean(weight * reach**2 * kernel.square(y) - 2 * x * reach * kernel.mean(y) + x**2))
+
+
+def coordinate_gain(kernel: Kernel, x: np.ndarray, reach: float) -> float:
+    """Of coordinates x, clipped to y in units of c_inf = `reach`: c_inf E[x E[a | y]] / E[x^2]."""
+    return float(x @ kernel.mean(np.clip(x / reach, -1, 1))) * reach / float(x @ x)
 
 
 def frame_error(kernel: Table, count: int, spread: Spread) -> float:

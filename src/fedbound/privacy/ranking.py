@@ -64,14 +64,14 @@ def rank(
         setting: epsilon, delta, clients, dimension, clip and rounds.
         trust: who is trusted; mechanisms that need no more are offered.
         bits: most bits per coordinate that a client may send.
-        norm: the norm of the clip, L1 or L2.
+        norm: the norm of the clip, L1, L2 or Linf.
         choices: mechanisms with options; all registered ones by default, those with a field of bits at the most bits.
     """
     floor = (accounting.gaussian_multiplier(setting.epsilon, setting.delta) * setting.clip / setting.clients) ** 2
     floor *= setting.rounds
     found: list[Ranked] = []
     refused: dict[str, str] = {}
-    for choice in choices if choices is not None else _all(setting, bits):
+    for choice in choices if choices is not None else _all(setting, bits, norm):
         name = str(choice["name"])
         mechanism = MECHANISMS.make(choice)
         if mechanism.norm != norm:
@@ -105,7 +105,7 @@ def rank(
     return sorted(found, key=lambda one: one.mse), refused
 
 
-def _all(setting: Setting, bits: float) -> list[dict[str, Any]]:
+def _all(setting: Setting, bits: float, norm: str) -> list[dict[str, Any]]:
     """Every mechanism; sums in fields of as many bits as may be sent, 16 where that is not limited."""
     padding = transforms.padded(setting.dimension) / setting.dimension
     field = 16 if math.isinf(bits) else int(min(20, bits / padding))
@@ -113,7 +113,10 @@ def _all(setting: Setting, bits: float) -> list[dict[str, Any]]:
     for name in MECHANISMS.available():
         summed = MECHANISMS.get(name).trust == "secure aggregation"
         own = "bits" in MECHANISMS.entry(name).options.model_fields
-        choices.append({"name": name, "bits": field} if summed and own and field >= 2 else {"name": name})
+        choice = {"name": name, "bits": field} if summed and own and field >= 2 else {"name": name}
+        if norm == "Linf" and "norm" in MECHANISMS.entry(name).options.model_fields:
+            choice |= {"norm": norm, "rotation": "none"}
+        choices.append(choice)
     return choices
 
 

@@ -106,10 +106,12 @@ def _errors(release: Release, mechanism: Mechanism, privacy: study.Privacy) -> E
 
 
 def clients(count: int, dimension: int, radius: float, norm: Norm, seed: int) -> np.ndarray:
-    """Simulated clients' vectors, float64 [count, dimension], of norm `radius`: on the L2 sphere uniformly, on the L1
-    sphere by normalised Laplace variables."""
-    rng = np.random.default_rng([seed, 0 if norm == "L2" else 1])
+    """Simulated clients' vectors, float64 [count, dimension], within `radius`: on the L2 sphere uniformly, on the L1
+    sphere by normalised Laplace variables, in the Linf cube uniformly."""
+    rng = np.random.default_rng([seed, ("L2", "L1", "Linf").index(norm)])
     shape = (count, dimension)
+    if norm == "Linf":
+        return rng.uniform(-radius, radius, shape)
     vectors = rng.standard_normal(shape) if norm == "L2" else rng.laplace(size=shape)
     vectors *= (radius / transforms.norms(vectors, 2 if norm == "L2" else 1))[:, None]
     return vectors

@@ -31,6 +31,11 @@ def clip_l2(vectors: np.ndarray, bound: float) -> np.ndarray:
     return _clip(vectors, bound, 2)
 
 
+def clip_linf(vectors: np.ndarray, bound: float) -> np.ndarray:
+    """Cut each coordinate of `vectors` [n, d] float64 to a size of at most `bound`."""
+    return np.clip(np.asarray(vectors, dtype=np.float64), -bound, bound)
+
+
 def _clip(vectors: np.ndarray, bound: float, order: int) -> np.ndarray:
     clipped = np.array(vectors, dtype=np.float64)
     lengths = norms(clipped, order)
@@ -154,3 +159,8 @@ def sphere_coordinates(size: int, points: int = 4000) -> np.ndarray:
     half = np.sqrt(betaincinv(0.5, (size - 1) / 2, u))  # the square is Beta(1/2, (D-1)/2)
     half *= math.sqrt(1 / size / float(np.mean(half**2)))  # the squares add up to 1 over the vector
     return np.concatenate([-half[::-1], half])
+
+
+def cube_coordinates(points: int = 4000) -> np.ndarray:
+    """Coordinates of a uniform point of the cube [-1, 1]^d at equally likely points: float64 [points]."""
+    return (2 * np.arange(points) + 1) / points - 1

@@ -17,7 +17,7 @@ import numpy as np
 from fedbound.errors import InputError
 from fedbound.registry import MECHANISMS
 
-Norm = Literal["L1", "L2"]
+Norm = Literal["L1", "L2", "Linf"]
 Trust = Literal["local", "shuffler", "secure aggregation", "central server"]
 Adjacency = Literal["add-remove", "replace", "zero-out"]
 
@@ -216,13 +216,15 @@ class Mechanism(Protocol):
         name: the registered name.
         norm: the norm that is clipped.
         adjacency: which data sets are neighbours.
-        trust: who must be trusted for the guarantee to hold. Options may change it; nothing else may.
+        trust: who must be trusted for the guarantee to hold. Options may change it, and the norm; nothing else may.
         unbiased: whether the estimate's mean is the clients' mean, clips aside.
     """
 
     name: ClassVar[str]
-    norm: ClassVar[Norm]
     adjacency: ClassVar[Adjacency]
+
+    @property
+    def norm(self) -> Norm: ...
 
     @property
     def trust(self) -> Trust: ...

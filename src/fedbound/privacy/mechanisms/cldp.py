@@ -18,7 +18,7 @@ import numpy as np
 
 from fedbound.privacy import transforms
 from fedbound.privacy.kernels import Table
-from fedbound.privacy.local import MessageOptions, PerMessage, kernel_accounts, remaining_epsilon
+from fedbound.privacy.local import MessageOptions, Messages, PerMessage, kernel_accounts
 from fedbound.privacy.mechanisms import Accounts, Guarantee, Law, Norm, Setting
 from fedbound.registry import MECHANISMS
 
@@ -32,8 +32,11 @@ class CLDP(PerMessage):
     """One randomised bit of one Hadamard coordinate of an L1-clipped vector (local, pure epsilon-DP)."""
 
     name: ClassVar[str] = "cldp"
-    norm: ClassVar[Norm] = "L1"
     unbiased: ClassVar[bool] = True
+
+    @property
+    def norm(self) -> Norm:
+        return "L1"
 
     def calibrate(self, setting: Setting) -> CLDPRelease:
         """The bit's bias follows from epsilon alone."""
@@ -52,7 +55,7 @@ def table(epsilon: float) -> Table:
 
 
 @dataclass(frozen=True)
-class CLDPRelease:
+class CLDPRelease(Messages):
     """One bit of one Hadamard coordinate per client."""
 
     setting: Setting
@@ -77,11 +80,6 @@ class CLDPRelease:
         """c^2 C^2 / n, less the mean squared coordinate of the vectors, for whose norm c^2 stands in: at most that."""
         return (self.setting.clip * self.kernel.values[1]) ** 2 / self.setting.clients
 
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the summed error per coordinate."""
-        return math.sqrt(self.mse) * self.setting.clients
-
     def estimate(self, vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         self.setting.check(vectors)
         public, private = rng.spawn(2)
@@ -100,13 +98,6 @@ class CLDPRelease:
         if self.guarantee.trust == "shuffler":
             return Accounts(self.guarantee.epsilon, math.nan)
         return kernel_accounts(self.kernel, 1, self.setting.delta)
-
-    def epsilon_of(self, present: int) -> float:
-        return remaining_epsilon(self.guarantee, self.message, present)
-
-    @property
-    def epsilon_alone(self) -> float:
-        return self.message
 
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         share = np.clip(values / self.setting.clip, -1, 1)

@@ -28,6 +28,7 @@ import numpy as np
 from pydantic import Field
 
 from fedbound.privacy import accounting, loss, transforms
+from fedbound.privacy.local import TAIL, coordinate_error, coordinate_gain
 from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Law, Norm, Setting, Trust
 from fedbound.privacy.rotation import Basis, Spread
 from fedbound.registry import MECHANISMS, Options
@@ -40,7 +41,7 @@ class IMVUOptions(Options):
     """Options of `imvu`."""
 
     bits: int = Field(default=1, ge=1, le=6, description="bits of one level")
-    tail: float = Field(default=1e-3, gt=0, lt=1, description="probability that some rotated coordinate is clipped")
+    tail: float = TAIL
 
 
 @dataclass(frozen=True)
@@ -167,18 +168,16 @@ class IMVURelease:
 
     @cached_property
     def mse(self) -> float:
-        """(c_inf^2 E[a^2 | y] - 2 x c_inf E[a | y] + x^2) / n, x a random direction's coordinate, clipped to y."""
-        x, reach = self.setting.clip * transforms.sphere_coordinates(self.spread.size), self.spread.reach
-        y = np.clip(x / reach, -1, 1)
-        error = reach**2 * self.kernel.square(y) - 2 * x * reach * self.kernel.mean(y) + x**2
-        return float(error.mean()) / self.setting.clients
+        return coordinate_error(self.kernel, self.typical, self.spread.reach, 1.0) / self.setting.clients
 
     @cached_property
     def gain(self) -> float:
-        """Of a random direction's coordinates x, clipped to y: c_inf E[x E[a | y]] / E[x^2]."""
-        x = self.setting.clip * transforms.sphere_coordinates(self.spread.size)
-        means = self.kernel.mean(np.clip(x / self.spread.reach, -1, 1))
-        return float(x @ means) * self.spread.reach / float(x @ x)
+        return coordinate_gain(self.kernel, self.typical, self.spread.reach)
+
+    @property
+    def typical(self) -> np.ndarray:
+        """Coordinates of a random direction after rotation, unclipped: float64 [m]."""
+        return self.setting.clip * transforms.sphere_coordinates(self.spread.size)
 
     @property
     def noise(self) -> float:

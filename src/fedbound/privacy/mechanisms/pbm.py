@@ -28,9 +28,10 @@ from pydantic import Field
 
 from fedbound.errors import InputError
 from fedbound.privacy import accounting, loss, transforms
+from fedbound.privacy.local import SpreadOptions
 from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Law, Norm, Setting, Trust
-from fedbound.privacy.rotation import Basis, Kind, Spread
-from fedbound.registry import MECHANISMS, Options
+from fedbound.privacy.rotation import Basis, Spread
+from fedbound.registry import MECHANISMS
 
 MOST_THETA = 0.25
 K_GRID = 9  # numbers of the other clients' coins at the upper end
@@ -39,15 +40,10 @@ _REACH = 16  # standard deviations that pmfs of the others' sum hold
 _NOTHING = 1e-250  # probabilities below are dropped: near the smallest float they lose their digits
 
 
-class PBMOptions(Options):
+class PBMOptions(SpreadOptions):
     """Options of `pbm`."""
 
     bits: int = Field(default=16, ge=1, le=20, description="bits per coordinate that hold the sum, log2(n m + 1)")
-    tail: float = Field(default=1e-3, gt=0, lt=1, description="probability that some rotated coordinate is clipped")
-    rotation: Kind = Field(
-        default="hadamard",
-        description="how a vector is spread: hadamard (then clipped), kashin (the paper) or none",
-    )
 
 
 @MECHANISMS.register("pbm", PBMOptions)

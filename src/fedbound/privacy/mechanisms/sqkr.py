@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from fedbound.privacy import transforms
-from fedbound.privacy.local import MessageOptions, PerMessage, pick, remaining_epsilon, response_accounts
+from fedbound.privacy.local import MessageOptions, Messages, PerMessage, pick, response_accounts
 from fedbound.privacy.mechanisms import Accounts, Guarantee, Law, Setting
 from fedbound.privacy.rotation import LEVEL, Frame, frame_size, kashin, random_frame
 from fedbound.registry import MECHANISMS
@@ -59,7 +59,7 @@ class SQKR(PerMessage):
 
 
 @dataclass(frozen=True)
-class SQKRRelease:
+class SQKRRelease(Messages):
     """`coordinates` bits per client."""
 
     setting: Setting
@@ -95,11 +95,6 @@ class SQKRRelease:
         pairs = (1 - 1 / k) / self.kept * (1 - d / self.size)
         return (own + pairs - 1) * self.setting.clip**2 / (d * self.setting.clients)
 
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the summed error per coordinate."""
-        return math.sqrt(self.mse) * self.setting.clients
-
     def string_pmf(self) -> np.ndarray:
         """Probabilities of the sent string given the rounded one: kept, and each other string: float64 [2]."""
         other = (1 - self.kept) / 2**self.coordinates
@@ -124,13 +119,6 @@ class SQKRRelease:
             return Accounts(self.guarantee.epsilon, math.nan)
         kept, other = self.string_pmf()
         return response_accounts(kept, other, 2**self.coordinates, 1, self.message, self.setting.delta)
-
-    def epsilon_of(self, present: int) -> float:
-        return remaining_epsilon(self.guarantee, self.message, present)
-
-    @property
-    def epsilon_alone(self) -> float:
-        return self.message
 
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         frame = self._plain()

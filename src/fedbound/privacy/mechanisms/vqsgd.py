@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import Field
 
 from fedbound.privacy import transforms
-from fedbound.privacy.local import MessageOptions, PerMessage, remaining_epsilon, response_accounts
+from fedbound.privacy.local import MessageOptions, Messages, PerMessage, response_accounts
 from fedbound.privacy.mechanisms import Accounts, Guarantee, Law, Setting
 from fedbound.registry import MECHANISMS
 
@@ -58,7 +58,7 @@ class VqSGD(PerMessage):
 
 
 @dataclass(frozen=True)
-class VqSGDRelease:
+class VqSGDRelease(Messages):
     """`repeats` vertices per client, each kept with probability `kept`."""
 
     setting: Setting
@@ -89,11 +89,6 @@ class VqSGDRelease:
         own = self.setting.clip**2 * (1 / self.kept**2 - 1 / self.setting.dimension)
         return own / (self.setting.clients * self.repeats)
 
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the summed error per coordinate."""
-        return math.sqrt(self.mse) * self.setting.clients
-
     def pmf(self, vectors: np.ndarray) -> np.ndarray:
         """Probabilities of the vertices sent for vectors [r, d] of L2 norm at most c: float64 [r, 2d]."""
         share = vectors / (self.setting.clip * math.sqrt(self.setting.dimension))
@@ -117,13 +112,6 @@ class VqSGDRelease:
         other = (1 - self.kept) / self.vertices
         kept = self.kept + other
         return response_accounts(kept, other, self.vertices, self.repeats, self.message, self.setting.delta)
-
-    def epsilon_of(self, present: int) -> float:
-        return remaining_epsilon(self.guarantee, self.message, present)
-
-    @property
-    def epsilon_alone(self) -> float:
-        return self.message
 
     def observe(self, values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
         def message(value: float) -> np.ndarray:

@@ -75,7 +75,8 @@ def test_a_shuffler_does_not_stand_in_for_secure_aggregation():
     assert refused["grr"] == "needs trust: shuffler"
 
 
-def test_a_study_is_ranked_for_its_own_questions():
+def test_a_study_is_ranked_for_its_own_questions(monkeypatch):
+    monkeypatch.setattr(ranking, "_all", lambda *_: CHEAP)
     found = study.parse(
         {
             "study": "t",
@@ -93,7 +94,10 @@ def test_a_study_is_ranked_for_its_own_questions():
 
 
 def test_a_box_is_ranked_among_what_clips_coordinates():
-    found, refused = ranking.rank(SETTING, "local", norm="Linf")
-    assert {"grr", "brr", "mvu", "rqm", "noisy_sign", "qmgeo"} == {one.choice["name"] for one in found}
-    assert all(one.choice["norm"] == one.norm == "Linf" for one in found)
-    assert refused["sqkr"] == "clips the L2 norm"
+    choices = {choice["name"]: choice for choice in ranking._all(SETTING, 8, "Linf")}
+    boxes = {name for name, choice in choices.items() if choice.get("norm") == "Linf"}
+    assert boxes == {"grr", "brr", "mvu", "rqm", "noisy_sign", "qmgeo"}
+    few = [choices[name] for name in ("grr", "noisy_sign", "sqkr")]
+    found, refused = ranking.rank(SETTING, "local", norm="Linf", choices=few)
+    assert {one.choice["name"]: one.norm for one in found} == {"grr": "Linf", "noisy_sign": "Linf"}
+    assert refused == {"sqkr": "clips the L2 norm"}

@@ -149,15 +149,20 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
     cases = list(dict.fromkeys(row.case for row in rows if row.metric == "ours"))
     groups = list(dict.fromkeys(case.rsplit(_SEPARATOR, 1)[0] for case in cases))
-    figure, axes = plt.subplots(figsize=(9, 0.9 * len(groups) + 1.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, 0.6 * len(groups) + 1.2), layout="constrained")
+    far = 1.0
     for index, group in enumerate(groups):
         own = [case for case in cases if case.rsplit(_SEPARATOR, 1)[0] == group]
         shares = [find(rows, "difference", case) / find(rows, "tolerance", case) for case in own]
+        far = max(far, *np.abs(shares))
         heights = index + np.linspace(-0.25, 0.25, len(own)) if len(own) > 1 else [index]
         axes.plot(shares, heights, ".", color=COLOURS[index % len(COLOURS)])
     axes.axvspan(-1, 1, color=GREY, alpha=0.15)
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(-1.5 * far, 1.5 * far)
+    ticks = [sign * 10**power for power in range(math.ceil(math.log10(1.5 * far))) for sign in (-1, 1)]
+    axes.set_xticks([0, *ticks], [f"{tick:g}" for tick in (0, *ticks)])
     axes.set_yticks(range(len(groups)), groups, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("difference from the target, in tolerances (grey: met)")

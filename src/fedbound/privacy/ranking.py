@@ -105,7 +105,7 @@ def rank(
     return sorted(found, key=lambda one: one.mse), refused
 
 
-def _all(setting: Setting, bits: float, norm: str) -> list[dict[str, Any]]:
+def _all(setting: Setting, bits: float, norm: str = "L2") -> list[dict[str, Any]]:
     """Every mechanism; sums in fields of as many bits as may be sent, 16 where that is not limited."""
     padding = transforms.padded(setting.dimension) / setting.dimension
     field = 16 if math.isinf(bits) else int(min(20, bits / padding))

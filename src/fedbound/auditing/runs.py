@@ -80,7 +80,7 @@ def canaries(scenario: study.TrainScenario, most: int, rng: np.random.Generator)
     if assembly.private is not None:
         scores, included = _of_sums(assembly.private.sum, assembly.private.vectors, scenario, most, rng)
     elif isinstance(spending, Steps):
-        scores, included = _of_steps(assembly, spending, most, rng)
+        scores, included = _of_steps(assembly, settings, spending, most, rng)
     else:
         scores, included = _of_updates(assembly, settings, most, rng)
     return Canaries(_claim(assembly), one_run.audit(scores, included, settings.delta, LEVEL))
@@ -144,13 +144,16 @@ def _of_updates(assembly: Assembly, settings: study.TrainingPrivacy, most: int, 
     scores = np.zeros(most)
     for silo in range(most):
         for round_ in range(assembly.training.rounds):
-            update = np.float32([2 * settings.clip * (1.0 if included[silo] else without)])  # clipping must hold it
+            held = 2 * settings.clip * (1.0 if included[silo] else without)  # which clipping must halve
+            update = np.array([held], np.float32)
             perturbation.apply(update, round_)
             scores[silo] += update[0]
     return scores, included
 
 
-def _of_steps(assembly: Assembly, spending: Steps, most: int, rng: np.random.Generator) -> Scored:
+def _of_steps(
+    assembly: Assembly, settings: study.TrainingPrivacy, spending: Steps, most: int, rng: np.random.Generator
+) -> Scored:
     """DP-SGD on records whose gradients are orthogonal, longer than the clip and there to stay; the others have none.
 
     In the silo whose records spend the most. Row i of the inputs reaches weights of its own.
@@ -161,24 +164,20 @@ def _of_steps(assembly: Assembly, spending: Steps, most: int, rng: np.random.Gen
 
     rounds = assembly.training.rounds
     silo = max(range(assembly.data.silos), key=lambda one: spending.of_silo(one, rounds))
-    noise = per_example.RecordNoise(
-        assembly.training.privacy.clip,
-        spending.multipliers[silo],
-        spending.rates[silo],  # type: ignore[union-attr]
-    )
+    noise = per_example.RecordNoise(settings.clip, spending.multipliers[silo], spending.rates[silo])
     records = len(assembly.silos.silos[silo].train)
     count = min(most, records)
     included = rng.random(count) < 0.5
     inputs = np.zeros((records, count), np.float32)
     inputs[np.arange(count), np.arange(count)] = _REACH * noise.clip * included
-    settings = assembly.training.model_copy(
+    still = assembly.training.model_copy(
         update={"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "learning_rate": _RATE, "device": "cpu"}
     )
     module = torch.nn.Linear(count, 2, bias=False)
     torch.nn.init.zeros_(module.weight)
     split = data.Split(inputs, np.zeros(records, np.int64))
     for round_ in range(rounds):
-        per_example.train(module, split, settings, noise, round_, rng)
+        per_example.train(module, split, still, noise, round_, rng)
     weight = module.weight.detach().double().numpy()
     return weight[0] - weight[1], included
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedbound import bench
-from fedbound.bench import asynchronous
+from fedbound.bench import appfl, appfl_ranks, asynchronous
 from fedbound.bench import round as rounds
 from fedbound.bench.launch import under_mpi
 from fedbound.bench.rows import find
+from fedbound.errors import InputError
 
 
 @pytest.mark.mpi
@@ -24,13 +26,49 @@ def test_both_loops_train_the_same_model(tmp_path: Path) -> None:
     ours, plain = (found[loop][0] for loop in (rounds.OURS, rounds.PEER))
     assert ours["checksum"] == pytest.approx(plain["checksum"], rel=1e-6)
     assert 0 < ours["train_seconds"] <= ours["round_seconds"]
+    found[appfl.AS_SHIPPED] = [{**plain, "round_seconds": 3 * ours["round_seconds"]}]
     rows = rounds._rows("small", found)
     assert find(rows, "round", "small: fedbound", rounds.PEER) == pytest.approx(
         ours["round_seconds"] / plain["round_seconds"]
     )
+    assert find(rows, "round", "small: fedbound", appfl.AS_SHIPPED) == pytest.approx(1 / 3)
     assert "small: fedbound" in rounds.table(rows)
     rounds.plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_appfl_gets_the_same_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain torch on what APPFL is given (its data set, model and optimizer) makes the model that ours makes."""
+    torch = pytest.importorskip("torch")
+    made = rounds._assembly({"hidden": [16], "epochs": 2, "rounds": 2, "silos": 2})
+    np.savez(tmp_path / "work.npz", **appfl.work(made))
+    monkeypatch.setattr(appfl_ranks, "WORK", tmp_path / "work.npz")
+    settings, model = made.training, appfl_ranks.mlp([64, 16, 10])
+    appfl_ranks.load(model)
+    weights = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    known = [appfl_ranks.samples(silo)[0] for silo in range(2)]
+    for _ in range(2):
+        parts = []
+        for one in known:
+            torch.nn.utils.vector_to_parameters(weights.clone(), model.parameters())
+            rate = {"lr": settings.learning_rate, "momentum": settings.momentum}
+            optimizer = torch.optim.SGD(model.parameters(), **rate)
+            for x, y in (b for _ in range(2) for b in torch.utils.data.DataLoader(one, settings.batch_size)):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(model(x), y).backward()
+                optimizer.step()
+            parts.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach() * len(one))
+        weights = sum(parts) / sum(map(len, known))
+    ours = made.server(made.local()).run().vector
+    np.testing.assert_allclose(ours, weights.numpy(), atol=1e-5)
+
+
+def test_appfl_is_found_by_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(appfl.VARIABLE, raising=False)
+    assert appfl.python() is None
+    monkeypatch.setenv(appfl.VARIABLE, str(tmp_path / "python"))
+    with pytest.raises(InputError, match=r"FEDBOUND_APPFL: .*python' is no Python that has APPFL"):
+        appfl.python()
 
 
 @pytest.mark.mpi

@@ -6,6 +6,9 @@ is uncompressed, nothing is evaluated or saved. Runs alternate; figures are medi
 first one of each run left out. A waiting rank of the minimal loop spins, ours polls with a growing pause, so that on a
 machine with fewer cores than ranks the minimal loop takes time from the silos that train: the server's processor time
 is told.
+
+APPFL runs along where FEDBOUND_APPFL names a Python that has it (`appfl.py`), with its switches `optimize_memory` off,
+which is its best setting, and once as it ships. It trains in its own way: torch's DataLoader, sample by sample.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedbound.bench import appfl
 from fedbound.bench.launch import under_mpi
 from fedbound.bench.rows import Row, aligned, find
 
@@ -33,19 +37,38 @@ CASES = {  # hidden units, local epochs
 
 
 def run(quick: bool, say: Callable[[str], None]) -> list[Row]:
-    """Measure every case with both loops, alternately."""
-    rows: list[Row] = []
+    """Measure every case with all loops, alternately."""
+    interpreter = appfl.python()
+    said = appfl.version(interpreter) if interpreter else f"not measured: {appfl.VARIABLE} is not set"
+    rows = [Row(BENCH, "machine", "", "appfl", said, "version")]
+    say(f"APPFL: {said}")
     cases = dict(list(CASES.items())[:1]) if quick else CASES
     for case, (hidden, epochs) in cases.items():
-        found: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}
-        for turn in range(2 if quick else 5):
-            for loop in found if turn % 2 else reversed(found):
-                settings = {"loop": loop, "hidden": hidden, "epochs": epochs, "rounds": 4 if quick else 8, "silos": 2}
-                found[loop].append(under_mpi("fedbound.bench.round", 3, settings))
+        settings = {"hidden": hidden, "epochs": epochs, "rounds": 4 if quick else 8, "silos": 2}
+        found = measured(settings, 2 if quick else 5, interpreter)
         rows += _rows(case, found)
-        ours, plain = (find(rows, "round_seconds", f"{case}: {loop}") for loop in (OURS, PEER))
-        say(f"{case}: {1e3 * ours:.1f} ms a round, {PEER} {1e3 * plain:.1f} ms")
+        said = ", ".join(f"{loop} {1e3 * find(rows, 'round_seconds', f'{case}: {loop}'):.1f}" for loop in found)
+        say(f"{case}, ms a round: {said}")
     return rows
+
+
+def measured(settings: dict[str, Any], turns: int, interpreter: Path | None) -> dict[str, list[dict[str, float]]]:
+    """Figures of so many runs of every loop, in turn and back; APPFL as it ships once only, with fewer rounds."""
+    loops = [OURS, PEER, *(appfl.SETTINGS if interpreter else ())]
+    found: dict[str, list[dict[str, float]]] = {loop: [] for loop in loops}
+    for turn in range(turns):
+        for loop in loops if turn % 2 else reversed(loops):
+            if loop not in appfl.SETTINGS:
+                found[loop].append(under_mpi("fedbound.bench.round", 3, {"loop": loop, **settings}))
+            elif turn == 0 or loop != appfl.AS_SHIPPED:
+                found[loop].append(_appfl(interpreter, loop, settings))
+    return found
+
+
+def _appfl(interpreter: Any, loop: str, settings: dict[str, Any]) -> dict[str, float]:
+    rounds = min(4, settings["rounds"]) if loop == appfl.AS_SHIPPED else settings["rounds"]
+    told = appfl.run(interpreter, _assembly({**settings, "rounds": rounds}), appfl.SETTINGS[loop])
+    return _figures(told["seconds"][1:], told["slowest"][1:], told["server_cpu"], told["checksum"])
 
 
 def _rows(case: str, found: dict[str, list[dict[str, float]]]) -> list[Row]:
@@ -53,28 +76,32 @@ def _rows(case: str, found: dict[str, list[dict[str, float]]]) -> list[Row]:
     for loop, runs in found.items():
         for key, unit in (("round_seconds", "s"), ("train_seconds", "s"), ("overhead", "s"), ("server_cpu", "s")):
             rows.append(Row(BENCH, f"{case}: {loop}", "", key, statistics.median(one[key] for one in runs), unit))
-        rows.append(Row(BENCH, f"{case}: {loop}", "", "accuracy_checksum", runs[0]["checksum"], "1"))
-    quotients = [a["round_seconds"] / b["round_seconds"] for a, b in zip(found[OURS], found[PEER], strict=True)]
-    for metric, value in (
-        ("round", statistics.median(quotients)),
-        ("round_low", min(quotients)),
-        ("round_high", max(quotients)),
-    ):
-        rows.append(Row(BENCH, f"{case}: {OURS}", PEER, metric, value, "1"))
+        rows.append(Row(BENCH, f"{case}: {loop}", "", "checksum", runs[0]["checksum"], "1"))
+        if loop == OURS:
+            continue
+        pairs = zip(found[OURS], runs, strict=loop != appfl.AS_SHIPPED)  # that one runs once
+        quotients = [a["round_seconds"] / b["round_seconds"] for a, b in pairs]
+        for metric, value in (
+            ("round", statistics.median(quotients)),
+            ("round_low", min(quotients)),
+            ("round_high", max(quotients)),
+        ):
+            rows.append(Row(BENCH, f"{case}: {OURS}", loop, metric, value, "1"))
     return rows
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Both loops, case by case."""
-    cases = list(dict.fromkeys(row.case for row in rows if row.metric == "round_seconds"))
+    """All loops, case by case."""
     lines = []
-    for case in cases:
+    for case in dict.fromkeys(row.case for row in rows if row.metric == "round_seconds"):
         figures = [1e3 * find(rows, key, case) for key in ("round_seconds", "train_seconds", "overhead", "server_cpu")]
-        quotient = find(rows, "round", case, PEER)
-        spread = f"{find(rows, 'round_low', case, PEER):.2f} to {find(rows, 'round_high', case, PEER):.2f}"
-        said = f"{quotient:.2f} ({spread})" if quotient == quotient else ""
+        name, loop = case.rsplit(": ", 1)
+        ours = f"{name}: {OURS}"
+        quotient = find(rows, "round", ours, loop)
+        spread = f"{find(rows, 'round_low', ours, loop):.2f} to {find(rows, 'round_high', ours, loop):.2f}"
+        said = f"{quotient:.3f} ({spread})" if quotient == quotient else ""
         lines.append((case, *(f"{figure:.1f}" for figure in figures), said))
-    head = ("case", "round ms", "slowest silo ms", "overhead ms", "server CPU ms", f"/ {PEER}")
+    head = ("case", "round ms", "slowest silo ms", "overhead ms", "server CPU ms", "ours / it")
     return "two silos and a server, medians\n" + aligned(head, lines)
 
 
@@ -138,7 +165,7 @@ def _ours(settings: dict[str, Any], comm: Any) -> dict[str, float] | None:
         for n in range(2, settings["rounds"] + 1)
     ]
     seconds = [row["seconds"] for row in rows["rounds"]][1:]
-    return _figures(seconds, slowest, used, model.vector)
+    return _figures(seconds, slowest, used, float(abs(model.vector).sum()))
 
 
 def _plain(settings: dict[str, Any], comm: Any) -> dict[str, float] | None:
@@ -177,16 +204,18 @@ def _plain(settings: dict[str, Any], comm: Any) -> dict[str, float] | None:
         comm.Reduce(spent, longest, op=MPI.MAX, root=0)
         slowest.append(float(longest[0]))
     used = (_cpu() - cpu) / settings["rounds"]
-    return _figures(seconds[1:], slowest[1:], used, model) if comm.rank == 0 else None
+    if comm.rank:
+        return None
+    return _figures(seconds[1:], slowest[1:], used, float(abs(model).sum()))
 
 
-def _figures(seconds: list[float], slowest: list[float], used: float, model: Any) -> dict[str, float]:
+def _figures(seconds: list[float], slowest: list[float], used: float, checksum: float) -> dict[str, float]:
     return {
         "round_seconds": statistics.median(seconds),
         "train_seconds": statistics.median(slowest),
         "overhead": statistics.median(a - b for a, b in zip(seconds, slowest, strict=True)),
         "server_cpu": used,
-        "checksum": float(abs(model).sum()),
+        "checksum": checksum,
     }
 
 

@@ -37,6 +37,15 @@ def test_both_loops_train_the_same_model(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.mpi
+def test_nobody_trains_where_messages_alone_are_measured() -> None:
+    settings = {"loop": rounds.OURS, "hidden": [16], "epochs": 1, "rounds": 2, "silos": 1, "idle": True}
+    start = rounds._assembly(settings).initial_state().vector
+    found = under_mpi("fedbound.bench.round", 2, settings)
+    assert found["checksum"] == pytest.approx(float(abs(start).sum()), rel=1e-6)
+    assert found["round_seconds"] > 0
+
+
 def test_appfl_gets_the_same_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain torch on what APPFL is given (its data set, model and optimizer) makes the model that ours makes."""
     torch = pytest.importorskip("torch")

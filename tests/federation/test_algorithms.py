@@ -14,6 +14,7 @@ from fedbound.federation.algorithms.staleness import StalenessOptions
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.silo import round_seed
 from fedbound.models.state import TensorSpec
+from fedbound.registry import ALGORITHMS
 
 SIZE = 6
 RNG = np.random.default_rng(0)
@@ -182,25 +183,80 @@ def test_fedprox_finds_the_minimum_of_its_local_objective():
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["iiadmm", "iceadmm"])
-@pytest.mark.parametrize(("steps", "zeta"), [(1, 4.0), (5, 4.0), (20, 8.0)])
-def test_admm_reaches_the_optimum_of_a_consensus_quadratic(name, steps, zeta):
-    problem = Quadratic()
-    algorithm = algorithms.get(name, rho=1.5, zeta=zeta)
+def consensus(name: str, rounds: int, steps: int, noise: float = 0.0, **options):
+    """ADMM on the quadratics, both ends restarted after every round: the model, the silos' ends, and the server's."""
+    problem, draw = Quadratic(), np.random.default_rng(0)
+    algorithm = algorithms.get(name, **options)
     clients = [algorithm.client(LAYOUT) for _ in range(3)]
     model = np.zeros(SIZE, np.float32)
-    for _ in range(600):
+    for _ in range(rounds):
         algorithm.begin(SIZE, 3)
         reference = model.copy()
         for silo, client in enumerate(clients):
             local = problem.train(client, silo, reference, steps)
+            local += draw.laplace(scale=noise, size=SIZE).astype(np.float32) if noise else 0
             extra = client.extra(reference, local)
             client.commit(reference, local, extra)
             about = Contribution(silo, 1, 0, reference, local, extra=tuple(extra))
             algorithm.fold(local - reference, about)
         algorithm.finish(model)
-    np.testing.assert_allclose(model, problem.optimum, atol=2e-4)
+        for end in (algorithm, *clients):
+            kept = {key: array.copy() for key, array in end.state().items()}
+            end.restore(kept)
+    return model, clients, algorithm
+
+
+@pytest.mark.parametrize("name", ["iiadmm", "iceadmm"])
+@pytest.mark.parametrize(("steps", "zeta"), [(1, 4.0), (5, 4.0), (20, 8.0)])
+def test_admm_reaches_the_optimum_of_a_consensus_quadratic(name, steps, zeta):
+    model, clients, _ = consensus(name, 150, steps, rho=1.5, zeta=zeta)
+    np.testing.assert_allclose(model, Quadratic().optimum, atol=2e-4)
     assert np.abs(sum(client.dual for client in clients)).max() < 1e-2  # the gradients add up to 0
+
+
+@pytest.mark.parametrize("name", ["iiadmm", "iceadmm"])
+def test_an_adaptive_penalty_mends_a_bad_one_and_still_reaches_the_optimum(name):
+    """rho a hundred times too large: as given, it is far from the optimum when the balanced one has reached it."""
+    bad = {"rho": 150.0, "zeta": 4.0}
+    stuck, _, _ = consensus(name, 80, 5, **bad)
+    model, clients, server = consensus(name, 80, 5, **bad, adapt_rounds=40, adapt_mu=1.5, adapt_tau=1.2)
+    optimum = Quadratic().optimum
+    assert np.abs(stuck - optimum).max() > 100 * np.abs(model - optimum).max()
+    np.testing.assert_allclose(model, optimum, atol=2e-4)
+    assert max(client.penalty.rho for client in clients) < 30
+    assert len({client.penalty.rho for client in clients}) > 1  # each its own: the mean is a weighted one
+    assert [server.consensus.penalties[silo].rho for silo in range(3)] == [client.penalty.rho for client in clients]
+
+
+@pytest.mark.parametrize("name", ["iiadmm", "iceadmm"])
+def test_both_ends_penalties_agree_under_noise_and_end_in_time(name):
+    _, clients, server = consensus(name, 12, 3, noise=0.3, rho=40.0, zeta=4.0, adapt_rounds=5, adapt_mu=2.0)
+    rhos = [client.penalty.rho for client in clients]
+    assert [server.consensus.penalties[silo].rho for silo in range(3)] == rhos
+    assert all(40 / 2**4 <= rho <= 40 * 2**4 and rho != 40 for rho in rhos)  # the first round has nothing to compare
+    assert all(client.penalty.rounds == 5 for client in clients)
+
+
+def test_the_penalty_follows_the_larger_residual():
+    made = algorithms.get("iiadmm", rho=2.0, adapt_rounds=9, adapt_mu=3.0, adapt_tau=1.5).client(LAYOUT).penalty
+    ones = np.ones(SIZE, np.float32)
+    found = []
+    for w, z in [(0, 1), (5, 1.5), (3.5, 4), (4.5, 4)]:  # r: 1, 3.5, 0.5, 0.5 and s, in norms of `ones`: -, 1, 7.5, 0
+        made.balance(np.float32(w) * ones, np.float32(z) * ones)
+        found.append(made.rho)
+    assert found == [2.0, 3.0, 2.0, 3.0]
+
+
+def test_a_scenario_without_an_adaptive_penalty_is_what_it_was():
+    assert ALGORITHMS.normalise("iiadmm") == {"name": "iiadmm", "rho": 2.0, "zeta": 20.0}
+    given = {"name": "iceadmm", "adapt_rounds": 3, "adapt_tau": 1.5}
+    assert ALGORITHMS.normalise(given) == {
+        "name": "iceadmm",
+        "rho": 2.0,
+        "zeta": 20.0,
+        "adapt_rounds": 3,
+        "adapt_tau": 1.5,
+    }
 
 
 # ---- whole runs --------------------------------------------------------------------------------------------------
@@ -248,10 +304,13 @@ def layout_state(vector):
     return State(vector, [])
 
 
-@pytest.mark.parametrize("mode", ["delta", "weights"])
-@pytest.mark.parametrize("codec", ["none", "sz3", "ebq"])
-def test_iiadmm_duals_of_both_ends_are_equal_to_the_bit(codec, mode):
-    made = assembly({"name": "iiadmm", "rho": 1.0, "zeta": 20.0}, rounds=50, codec=codec, mode=mode)
+@pytest.mark.parametrize(
+    ("codec", "mode", "adapt"),
+    [(codec, mode, {}) for codec in ("none", "sz3", "ebq") for mode in ("delta", "weights")]
+    + [("ebq", "delta", {"adapt_rounds": 30, "adapt_mu": 2.0})],
+)
+def test_iiadmm_duals_of_both_ends_are_equal_to_the_bit(codec, mode, adapt):
+    made = assembly({"name": "iiadmm", "rho": 1.0, "zeta": 20.0, **adapt}, rounds=50, codec=codec, mode=mode)
     transport = made.local()
     server = made.server(transport)
     server.run()
@@ -259,6 +318,8 @@ def test_iiadmm_duals_of_both_ends_are_equal_to_the_bit(codec, mode):
     for number, silo in transport.members.items():
         np.testing.assert_array_equal(server.algorithm.duals[number], silo.client.dual)
         assert np.abs(silo.client.dual).max() > 0
+        assert server.algorithm.consensus.penalty(number, 0).rho == silo.client.penalty.rho
+        assert (silo.client.penalty.rho != 1) == bool(adapt)
 
 
 def test_iiadmm_sends_half_of_what_iceadmm_sends():

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from fedbound import artifacts, models, study, workflow
-from fedbound.errors import InputError
+from fedbound.codecs import wire
+from fedbound.errors import FederationError, InputError
 from fedbound.federation import checkpoint, team
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.transports import mpi
@@ -104,6 +105,32 @@ def test_the_layout_of_ranks() -> None:
     job = Job("train", "x", scenario(3).model_dump(mode="json"), {}, "x.h5")
     assert workflow.ranks(job) == 4
     assert workflow.ranks(Job("train", "x", scenario(1).model_dump(mode="json"), {}, "x.h5")) == 2
+
+
+def test_a_leader_that_fails_while_the_others_wait_in_a_sum_ends_the_job() -> None:
+    """Also under `drop`: what it fails at outside training the server hears of, as of any silo."""
+    given = scenario(2)
+    made = Assembly(given.data, given.model, given.training, given.exchange, given.seed)
+    transport = made.local()
+    silo = transport.members[0]
+
+    class Leader:
+        rank, size, training = 0, 2, False
+
+        def lead(self, *order: object) -> None:
+            self.training = True
+
+        def wrap(self, module: object, device: object) -> object:
+            raise RuntimeError("CUDA error: out of memory")
+
+    silo.team = Leader()
+    server = made.server(transport)
+    with pytest.raises(FederationError, match="the leader of silo 0 failed in training: RuntimeError: CUDA error"):
+        server.run()
+    silo.team.training = False
+    silo.holder = None  # a failure between rounds
+    answer = silo.handle(wire.pack(wire.Message(wire.Kind.MODEL, -1, 1, 1, [], {})))
+    assert wire.peek(answer).kind == wire.Kind.FAILURE
 
 
 def test_one_rank_per_silo_is_the_scenario_that_it_was() -> None:

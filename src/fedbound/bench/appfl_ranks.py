@@ -120,8 +120,7 @@ def _serve(comm: Any, settings: dict[str, Any]) -> dict[str, float]:
     before = _cpu()
     communicator.serve()
     used = (_cpu() - before) / settings["rounds"]
-    model = agent.get_parameters(blocking=True)
-    return {"server_cpu": used, "checksum": float(sum(part.abs().sum() for part in model.values()))}
+    return {"server_cpu": used, "checksum": float(sum(part.detach().abs().sum() for part in agent.model.parameters()))}
 
 
 def _work(comm: Any, settings: dict[str, Any]) -> tuple[list[float], list[float]]:

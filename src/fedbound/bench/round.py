@@ -32,8 +32,10 @@ OURS = "fedbound"
 CASES = {  # hidden units, local epochs
     "small round": ([64], 1),
     "large model, short round": ([1024, 1024], 1),
-    "half a second of work and more": ([1024, 1024], 6),
+    "half a second of work and more": ([1024, 1024], 8),
 }
+
+IDLE_SILOS = (1, 2, 4)
 
 
 def run(quick: bool, say: Callable[[str], None]) -> list[Row]:
@@ -49,6 +51,19 @@ def run(quick: bool, say: Callable[[str], None]) -> list[Row]:
         rows += _rows(case, found)
         said = ", ".join(f"{loop} {1e3 * find(rows, 'round_seconds', f'{case}: {loop}'):.1f}" for loop in found)
         say(f"{case}, ms a round: {said}")
+    return rows + _idle_rows(quick, say)
+
+
+def _idle_rows(quick: bool, say: Callable[[str], None]) -> list[Row]:
+    """Rounds of 1.1 million values in which nobody trains: our messages beside the minimal loop's collectives."""
+    rows = []
+    for silos in IDLE_SILOS[:1] if quick else IDLE_SILOS:
+        settings = {"hidden": [1024, 1024], "epochs": 1, "rounds": 4 if quick else 20, "silos": silos, "idle": True}
+        found = measured(settings, 1 if quick else 3, None)
+        for loop, runs in found.items():
+            seconds = statistics.median(one["round_seconds"] for one in runs)
+            rows.append(Row(BENCH, f"{loop}, {silos} silos", "", "idle_round_seconds", seconds, "s"))
+            say(f"nobody trains, {silos} silos, {loop}: {1e3 * seconds:.1f} ms a round")
     return rows
 
 
@@ -59,7 +74,8 @@ def measured(settings: dict[str, Any], turns: int, interpreter: Path | None) -> 
     for turn in range(turns):
         for loop in loops if turn % 2 else reversed(loops):
             if loop not in appfl.SETTINGS:
-                found[loop].append(under_mpi("fedbound.bench.round", 3, {"loop": loop, **settings}))
+                told = {"loop": loop, **settings}
+                found[loop].append(under_mpi("fedbound.bench.round", settings["silos"] + 1, told))
             elif turn == 0 or loop != appfl.AS_SHIPPED:
                 found[loop].append(_appfl(interpreter, loop, settings))
     return found
@@ -102,7 +118,9 @@ def table(rows: Sequence[Row]) -> str:
         said = f"{quotient:.3f} ({spread})" if quotient == quotient else ""
         lines.append((case, *(f"{figure:.1f}" for figure in figures), said))
     head = ("case", "round ms", "slowest silo ms", "overhead ms", "server CPU ms", "ours / it")
-    return "two silos and a server, medians\n" + aligned(head, lines)
+    idle = [(row.case, f"{1e3 * float(row.value):.1f}") for row in rows if row.metric == "idle_round_seconds"]
+    tables = (aligned(head, lines), aligned(("1.1 million values, nobody trains", "round ms"), idle))
+    return "two silos and a server, medians\n" + "\n\n".join(tables)
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -141,6 +159,12 @@ def _assembly(settings: dict[str, Any]) -> Any:
     data = study.Data.model_validate({"silos": settings["silos"], "partition": "iid"})
     model = MODELS.normalise({"name": "mlp", "hidden": settings["hidden"]})
     return Assembly(data, model, training, study.Exchange(codec="none"), 0)
+
+
+def _no_training(*arguments: Any) -> Any:
+    from fedbound.models.training import LocalResult
+
+    return LocalResult(1, 0.0)
 
 
 def _ours(settings: dict[str, Any], comm: Any) -> dict[str, float] | None:
@@ -228,6 +252,10 @@ def _main() -> None:
     from mpi4py import MPI
 
     settings = json.loads(sys.argv[1])
+    if settings.get("idle"):
+        from fedbound.models import training
+
+        training.train = _no_training
     found = (_ours if settings["loop"] == OURS else _plain)(settings, MPI.COMM_WORLD)
     if found is not None:
         print(json.dumps(found), flush=True)

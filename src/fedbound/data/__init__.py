@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -171,16 +171,30 @@ def federation(data: study.Data) -> Federation:
     Raises:
         InputError: as `load` and `partition`.
     """
-    dataset = load(data.dataset)
-    parts = [
-        np.random.default_rng([data.seed, 1, silo]).permutation(part)
-        for silo, part in enumerate(partition(data, dataset))
-    ]
+    dataset, parts = dealt(data)
     order = np.concatenate(parts)
-    x, y = dataset.x[order], dataset.y[order]
-    starts = np.cumsum([0, *(len(part) for part in parts)])
+    sizes = [len(part) for part in parts]
+    return of_arrays(dataset.x[order], dataset.y[order], sizes, dataset.classes, dataset.name, data)
+
+
+def dealt(data: study.Data) -> tuple[Dataset, list[np.ndarray]]:
+    """The data set, and each silo's sample numbers in the order in which its parts take them.
+
+    Raises:
+        InputError: as `load` and `partition`.
+    """
+    dataset = load(data.dataset)
+    parts = partition(data, dataset)
+    return dataset, [np.random.default_rng([data.seed, 1, silo]).permutation(part) for silo, part in enumerate(parts)]
+
+
+def of_arrays(
+    x: np.ndarray, y: np.ndarray, sizes: Sequence[int], classes: int, name: str, data: study.Data
+) -> Federation:
+    """The silos whose samples lie one silo after the other in `x` and `y`, `sizes[silo]` of each; views of both."""
+    starts = np.cumsum([0, *sizes])
     silos = [_silo(x[start:end], y[start:end], data) for start, end in itertools.pairwise(starts)]
-    return Federation(silos, dataset.x.shape[1:], dataset.classes, dataset.name)
+    return Federation(silos, x.shape[1:], classes, name)
 
 
 def _silo(x: np.ndarray, y: np.ndarray, data: study.Data) -> SiloData:

@@ -87,13 +87,19 @@ class Silo:
         self.wait_seconds = 0.0
 
     def handle(self, buffer: bytes | bytearray | memoryview) -> bytearray | None:
-        """Take one message of the server and return the answer; a failure becomes a FAILURE message that names it."""
+        """Take one message of the server and return the answer; a failure becomes a FAILURE message that names it.
+
+        Raises:
+            FederationError: a team's leader failed while it trained; the job must end, for the others wait in a sum.
+        """
         try:
             return self._answer(buffer)
         except LeaseError:
             raise  # another job works on this run: this one must end
         except _FAILURES as error:
             text = str(error) if isinstance(error, FedboundError) else f"{type(error).__name__}: {error}"
+            if self.team is not None and self.team.training:
+                raise FederationError(f"the leader of silo {self.number} failed in training: {text}") from error
             return wire.pack(self._message(wire.Kind.FAILURE, 0, 0, text=text))
 
     def _answer(self, buffer: bytes | bytearray | memoryview) -> bytearray | None:
@@ -211,6 +217,8 @@ class Silo:
         hook = self.client.hook(self.module, reference.vector)
         seed = round_seed(self.seed, self.number, round_)
         result = training.train(self.module, self.split.train, self.settings, seed, steps, hook, self.team)
+        if self.team is not None:
+            self.team.training = False
         return result, self._state()
 
     def train_from(self, reference: State, round_: int, steps: int = 0) -> State:

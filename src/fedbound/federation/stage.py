@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 from fedbound import artifacts, study
 from fedbound.artifacts import Artifact
 from fedbound.errors import ArtifactError, InputError
-from fedbound.federation import checkpoint, records, statement, team, watch
+from fedbound.federation import checkpoint, records, sharing, statement, team, watch
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.lease import Lease, epoch_folder
 from fedbound.federation.server import Server
@@ -71,6 +69,8 @@ def run(
             "--server-hosts out, or use 1"
         )
     comm = mpi.world(scenario.data.silos, ranks, server_hosts, together) if transport == "mpi" else None
+    if comm is not None:
+        assembly.source = sharing.federation(comm, scenario.data)
     assembly.layout  # noqa: B018 - builds model and bounds now: what does not fit is refused before a lease is taken
     guarded = checkpoints / _guard(scenario, bounds)
     if comm is None:
@@ -81,12 +81,12 @@ def run(
         return None
     lease = Lease(guarded, wait_seconds)
     if (finished := _finished_by_another(scenario, lease, out)) is not None:
-        _announce(comm, {})
+        sharing.announce(comm, {})
         return finished
     absent = _absent(scenario, lease)
     resume = checkpoint.adopt(lease, range(scenario.data.silos))
     announcement = {"root": str(lease.root), "epoch": lease.epoch, "absent": sorted(absent)}
-    _announce(comm, announcement)
+    sharing.announce(comm, announcement)
     watch.tell(watch.Rank(str(lease.root), lease.epoch, 0, []))
     own = mpi.hosted(0, comm.size, scenario.data.silos, server_hosts)
     members = {number: assembly.silo(number, lease.folder, checkpoint_every) for number in own}
@@ -133,7 +133,7 @@ def _refuse_foreign(bounds: Artifact, scenario: study.TrainScenario, path: Path)
 def _serve_silos(
     assembly: Assembly, comm: Any, checkpoint_every: int, server_hosts: bool, own: team.Team | None
 ) -> None:
-    said = _announce(comm, {})
+    said = sharing.announce(comm, {})
     if not said:  # another job has finished the run
         return
     root, epoch = Path(said["root"]), said["epoch"]
@@ -152,22 +152,6 @@ def _serve_silos(
     if own is not None:
         own.stop()
     endpoint.close()
-
-
-def _announce(comm: Any, said: dict[str, Any]) -> dict[str, Any]:
-    """Broadcast the server's JSON object as bytes; who waits for it sleeps, since it may take another job's end."""
-    import numpy as np
-
-    raw = np.frombuffer(json.dumps(said).encode(), np.uint8).copy()
-    length = np.array([len(raw)], np.int64)
-    request = comm.Ibcast(length, root=0)
-    while not request.Test():
-        time.sleep(0.005)
-    if comm.rank:
-        raw = np.empty(int(length[0]), np.uint8)
-    comm.Bcast(raw, root=0)
-    found: dict[str, Any] = json.loads(raw.tobytes())
-    return found
 
 
 def _serve_locally(

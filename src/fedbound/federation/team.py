@@ -56,6 +56,7 @@ class Team:
         self.rank: int = self.comm.rank
         self.size: int = self.comm.size
         self.parallel: dict[int, Any] = {}
+        self.training = False  # the leader's: members are in a sum with it, or on their way to one
 
     # ---- what training needs ------------------------------------------------------------------------------------
 
@@ -132,6 +133,7 @@ class Team:
         """
         self._tell(round_, steps)
         self._spread(reference, kept)
+        self.training = True
 
     def stop(self) -> None:
         """Tell the members that the run is over."""

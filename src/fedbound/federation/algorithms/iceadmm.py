@@ -10,7 +10,7 @@ IIADMM's:
              send z_p and lambda_p: twice the bytes of IIADMM
 
 In the dual's line z_p is the model as the server decodes it, and the silo goes on with the dual as the server decodes
-it.
+it. With an adaptive penalty (`admm.py`) rho is each silo's own, and the server's mean is weighted by it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from fedbound.exchange.layout import Layout
 from fedbound.federation.algorithms import Contribution, Hook
-from fedbound.federation.algorithms.admm import AdmmClient, AdmmOptions, check_parameters_only, trained
+from fedbound.federation.algorithms.admm import AdmmClient, AdmmOptions, Consensus, check_parameters_only, trained
 from fedbound.registry import ALGORITHMS
 
 
@@ -35,8 +35,7 @@ class ICEADMM:
 
     def __init__(self, options: AdmmOptions):
         self.options = options
-        self.total = np.zeros(0)
-        self.count = 0
+        self.consensus = Consensus(options)
 
     def check(self, module: Any) -> None:
         check_parameters_only("iceadmm", module)
@@ -45,24 +44,24 @@ class ICEADMM:
         return IceadmmClient(layout, self.options)
 
     def begin(self, size: int, silos: int) -> None:
-        self.total = np.zeros(size)
-        self.count = 0
+        self.consensus.begin(size)
 
     def fold(self, update: np.ndarray, about: Contribution) -> None:
+        assert about.reference is not None
         assert about.local is not None
         (dual,) = about.extra
-        self.total += about.local.astype(np.float64) + dual.astype(np.float64) / self.options.rho
-        self.count += 1
+        penalty = self.consensus.penalty(about.silo, update.size)
+        penalty.balance(about.reference, about.local)
+        self.consensus.add(about.local, dual, penalty.rho)
 
     def finish(self, model: np.ndarray) -> None:
-        if self.count:
-            model[:] = (self.total / self.count).astype(np.float32)
+        self.consensus.finish(model)
 
     def state(self) -> dict[str, np.ndarray]:
-        return {}
+        return self.consensus.state()  # the duals are the silos'
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """The duals are the silos'."""
+        self.consensus.restore(state)
 
 
 class IceadmmClient(AdmmClient):
@@ -71,7 +70,7 @@ class IceadmmClient(AdmmClient):
     extras = 1
 
     def hook(self, module: Any, reference: np.ndarray) -> Hook:
-        rho, zeta = self.options.rho, self.options.zeta
+        rho, zeta = self.penalty.rho, self.options.zeta
         pulls = self.parts(module, np.float32(rho) * reference - self.dual)  # rho w - lambda: the same in every step
 
         def step(module: Any) -> bool:
@@ -83,7 +82,8 @@ class IceadmmClient(AdmmClient):
         return step
 
     def extra(self, reference: np.ndarray, sent: np.ndarray) -> list[np.ndarray]:
-        return [self.dual + np.float32(self.options.rho) * (sent - reference)]
+        return [self.dual + np.float32(self.penalty.rho) * (sent - reference)]
 
     def commit(self, reference: np.ndarray, sent: np.ndarray, extra: list[np.ndarray]) -> None:
         self.dual[:] = extra[0]
+        self.penalty.balance(reference, sent)

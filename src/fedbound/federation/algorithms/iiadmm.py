@@ -8,6 +8,7 @@ and is given from memory:
     silo     z_p <- (rho w + zeta z_p + lambda_p - g(z_p)) / (rho + zeta)      in every local step, from z_p = w
     both     lambda_p <- lambda_p + rho (w - z_p)                              once a round
 
+With an adaptive penalty (`admm.py`) rho is each silo's own, and the server's mean is weighted by it.
 In the last line z_p is the model as the server decodes it, noise and compression included, and w the copy that the silo
 trained on, so that the duals of both ends are equal bit for bit. APPFL's silo uses the clean z_p there: its duals drift
 apart under noise or compression.
@@ -21,7 +22,7 @@ import numpy as np
 
 from fedbound.exchange.layout import Layout
 from fedbound.federation.algorithms import Contribution, Hook
-from fedbound.federation.algorithms.admm import AdmmClient, AdmmOptions, check_parameters_only, trained
+from fedbound.federation.algorithms.admm import AdmmClient, AdmmOptions, Consensus, check_parameters_only, trained
 from fedbound.registry import ALGORITHMS
 
 
@@ -36,8 +37,7 @@ class IIADMM:
     def __init__(self, options: AdmmOptions):
         self.options = options
         self.duals: dict[int, np.ndarray] = {}
-        self.total = np.zeros(0)
-        self.count = 0
+        self.consensus = Consensus(options)
 
     def check(self, module: Any) -> None:
         check_parameters_only("iiadmm", module)
@@ -46,33 +46,35 @@ class IIADMM:
         return IiadmmClient(layout, self.options)
 
     def begin(self, size: int, silos: int) -> None:
-        self.total = np.zeros(size)
-        self.count = 0
+        self.consensus.begin(size)
 
     def fold(self, update: np.ndarray, about: Contribution) -> None:
         assert about.reference is not None
         assert about.local is not None
         dual = self.duals.setdefault(about.silo, np.zeros(update.size, np.float32))
-        follow(dual, about.reference, about.local, self.options.rho)
-        self.total += about.local.astype(np.float64) - dual.astype(np.float64) / self.options.rho
-        self.count += 1
+        penalty = self.consensus.penalty(about.silo, update.size)
+        follow(dual, about.reference, about.local, penalty.rho)
+        penalty.balance(about.reference, about.local)
+        self.consensus.add(about.local, -dual, penalty.rho)
 
     def finish(self, model: np.ndarray) -> None:
-        if self.count:
-            model[:] = (self.total / self.count).astype(np.float32)
+        self.consensus.finish(model)
 
     def state(self) -> dict[str, np.ndarray]:
-        return {f"dual-{silo}": dual for silo, dual in self.duals.items()}
+        return {f"dual-{silo}": dual for silo, dual in self.duals.items()} | self.consensus.state()
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        self.duals = {int(key.removeprefix("dual-")): np.array(dual) for key, dual in state.items()}
+        self.duals = {
+            int(key.removeprefix("dual-")): np.array(dual) for key, dual in state.items() if key.startswith("dual-")
+        }
+        self.consensus.restore(state)
 
 
 class IiadmmClient(AdmmClient):
     """The silo's end of IIADMM."""
 
     def hook(self, module: Any, reference: np.ndarray) -> Hook:
-        rho, zeta = self.options.rho, self.options.zeta
+        rho, zeta = self.penalty.rho, self.options.zeta
         pulls = self.parts(module, np.float32(rho) * reference + self.dual)  # rho w + lambda: the same in every step
 
         def step(module: Any) -> bool:
@@ -84,7 +86,8 @@ class IiadmmClient(AdmmClient):
         return step
 
     def commit(self, reference: np.ndarray, sent: np.ndarray, extra: list[np.ndarray]) -> None:
-        follow(self.dual, reference, sent, self.options.rho)
+        follow(self.dual, reference, sent, self.penalty.rho)
+        self.penalty.balance(reference, sent)
 
 
 def follow(dual: np.ndarray, reference: np.ndarray, local: np.ndarray, rho: float) -> None:

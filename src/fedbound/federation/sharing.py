@@ -1,8 +1,11 @@
-"""Samples once per node: of several ranks on one, the first loads and deals the data, the others map what it made.
+"""Samples once per node: of the silos' ranks on one, the first loads and deals the data, the others map what it made.
 
 It writes the reordered arrays into files of the node's temporary folder (TMPDIR), all ranks map them copy-on-write, and
 they are deleted before the run begins: the mappings keep them, and nothing is left behind by a job that is killed. The
 pages are the node's page cache, once, and can be dropped under pressure where that folder is on a disk.
+
+The server's rank has no part in it and reads the data for itself: it must be free to hear that another rank has failed
+(`transports/last_words.py`), and a rank that failed would keep it waiting here.
 """
 
 from __future__ import annotations
@@ -26,14 +29,15 @@ _CHUNK = 1 << 26  # bytes
 
 
 def federation(comm: Comm, settings: study.Data) -> data.Federation:
-    """What `data.federation` gives, on every rank of `comm`, which all call it together.
+    """What `data.federation` gives, on every rank of `comm` but 0, which all call it together.
 
     Raises:
         InputError: as `data.federation`, on the first rank of a node; the job must end then, for others wait for it.
     """
     from mpi4py import MPI
 
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
+    others = comm.Create_group(comm.Get_group().Excl([0]))
+    node = others.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
     if node.size == 1:
         return data.federation(settings)
     if node.rank:

@@ -69,7 +69,7 @@ def run(
             "--server-hosts out, or use 1"
         )
     comm = mpi.world(scenario.data.silos, ranks, server_hosts, together) if transport == "mpi" else None
-    if comm is not None:
+    if comm is not None and comm.rank:
         assembly.source = sharing.federation(comm, scenario.data)
     assembly.layout  # noqa: B018 - builds model and bounds now: what does not fit is refused before a lease is taken
     guarded = checkpoints / _guard(scenario, bounds)

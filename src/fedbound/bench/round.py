@@ -255,7 +255,7 @@ def _main() -> None:
     if settings.get("idle"):
         from fedbound.models import training
 
-        training.train = _no_training
+        training.train = _no_training  # type: ignore[assignment]
     found = (_ours if settings["loop"] == OURS else _plain)(settings, MPI.COMM_WORLD)
     if found is not None:
         print(json.dumps(found), flush=True)

@@ -37,7 +37,7 @@ def federation(comm: Comm, settings: study.Data) -> data.Federation:
     from mpi4py import MPI
 
     others = comm.Create_group(comm.Get_group().Excl([0]))
-    node = others.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
+    node: Any = others.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
     if node.size == 1:
         return data.federation(settings)
     if node.rank:

@@ -13,12 +13,14 @@ holds size and digest of all bytes after it, checked before libhdf5 parses any o
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -360,6 +362,17 @@ def _write_table(tables: h5py.Group, name: str, table: Table) -> None:
         group.attrs["_index"] = next(iter(table))  # AnnData readers ask for one; pandas' own default is as good
     for key, column in table.items():
         _write_column(group, key, column)
+    group.attrs["fields"] = _fields_text(table)
+
+
+def _fields_text(table: Table) -> str:
+    """All columns' names and meanings in one attribute: who reads thousands of files need not ask column by column."""
+    return canonical([[key, *astuple(column.field)] for key, column in table.items()])
+
+
+@functools.lru_cache(maxsize=256)
+def _fields(text: str) -> tuple[tuple[str, Field], ...]:
+    return tuple((key, Field(*meaning)) for key, *meaning in json.loads(text))
 
 
 def _write_column(group: h5py.Group, key: str, column: Column) -> None:
@@ -454,7 +467,7 @@ def _read_file(file: h5py.File, path: Path, wanted: Collection[str] | None) -> t
     size = path.stat().st_size
     groups = file["tables"]
     names = list(groups) if wanted is None else [name for name in groups if name in wanted]
-    tables = {name: _read_table(groups[name], size) for name in names}
+    tables = {name: _read_table(groups[name], size, checked=wanted is None) for name in names}
     seed = int(root["seed"])
     artifact = Artifact(
         stage=str(root["stage"]),
@@ -480,40 +493,66 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _read_table(group: h5py.Group, file_size: int) -> Table:
-    return {str(key): _read_column(group[key], file_size) for key in group.attrs["column-order"]}
+def _read_table(group: h5py.Group, file_size: int, checked: bool) -> Table:
+    """The table; unless `checked`, meanings are taken from its own attribute, and not compared with the columns'."""
+    together = group.attrs.get("fields")  # older files have none
+    if together is not None and not checked:
+        return {key: Column(field, _read_column(group, key, field, file_size)) for key, field in _fields(together)}
+    table = {}
+    for key in map(str, group.attrs["column-order"]):
+        field = _read_field(group, key)
+        table[key] = Column(field, _read_column(group, key, field, file_size))
+    if together is not None and together != _fields_text(table):
+        raise ValueError("a table's attribute `fields` differs from its columns")
+    return table
 
 
-def _read_column(node: Any, file_size: int) -> Column:
-    categorical = isinstance(node, h5py.Group)
-    values = _read_values(node["codes"] if categorical else node, file_size)
-    dtype = "str" if categorical else values.dtype.newbyteorder("=").name
-    if categorical:
-        categories = _read_values(node["categories"], file_size, text=True)
-        if len(values) and not 0 <= values.min() <= values.max() < len(categories):
-            raise ValueError("category codes out of range")
-        values = categories[values] if len(values) else np.array([], dtype=object)
+def _read_field(group: h5py.Group, key: str) -> Field:
+    node = h5py.h5o.open(group.id, key.encode())
+    dtype = "str" if isinstance(node, h5py.h5g.GroupID) else node.dtype.newbyteorder("=").name
     measured = bool(_attribute(node, b"measured", bool))
     unit, description = (_attribute(node, name, _TEXT).decode() for name in (b"unit", b"description"))
-    return Column(Field(dtype, unit, description, measured), values)
+    return Field(dtype, unit, description, measured)
+
+
+def _read_column(group: h5py.Group, key: str, field: Field, file_size: int) -> np.ndarray:
+    # by HDF5's own calls: h5py's comfortable ones take most of the time of reading a study
+    node = h5py.h5o.open(group.id, key.encode())
+    if field.dtype != "str":
+        values = _read_values(node, file_size)
+        if values.dtype.newbyteorder("=") != field.dtype:
+            raise ValueError(f"column {key} holds {values.dtype} and not {field.dtype}")
+        return values
+    codes = _read_values(h5py.h5d.open(node, b"codes"), file_size)
+    categories = _read_values(h5py.h5d.open(node, b"categories"), file_size, text=True)
+    if len(codes) and not 0 <= codes.min() <= codes.max() < len(categories):
+        raise ValueError("category codes out of range")
+    return categories[codes] if len(codes) else np.array([], dtype=object)
 
 
 _TEXT = h5py.string_dtype()
 
 
 def _attribute(node: Any, name: bytes, dtype: Any) -> Any:
-    """A scalar attribute by HDF5's own call: h5py's comfortable one takes most of the time of reading a study."""
     value = np.empty((), dtype)
-    h5py.h5a.open(node.id, name).read(value)
+    h5py.h5a.open(node, name).read(value)
     return value[()]
 
 
-def _read_values(dataset: h5py.Dataset, file_size: int, text: bool = False) -> np.ndarray:
-    if dataset.external or dataset.is_virtual:
+def _read_values(dataset: h5py.h5d.DatasetID, file_size: int, text: bool = False) -> np.ndarray:
+    made = dataset.get_create_plist()
+    if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
         raise ValueError("a dataset lies in another file")
-    if dataset.nbytes > _MAX_EXPANSION * file_size:
-        raise ValueError(f"a dataset claims {dataset.nbytes} bytes in a file of {file_size}")
-    return dataset.asstr()[...] if text else dataset[...]
+    shape, dtype = dataset.shape, dataset.dtype
+    size = math.prod(shape) * dtype.itemsize
+    if size > _MAX_EXPANSION * file_size:
+        raise ValueError(f"a dataset claims {size} bytes in a file of {file_size}")
+    if text:
+        return h5py.Dataset(dataset).asstr()[...]
+    values = np.empty(shape, dtype)
+    if size:
+        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    return values
 
 
 def differences(a: Artifact, b: Artifact) -> list[str]:

@@ -8,6 +8,7 @@ first estimate is far too high, and says so; it becomes good with the first runs
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,22 +96,27 @@ def _relative_work(scenario: Mapping[str, Any], nearest: Path) -> float:
 
 def _profiled_round(scenario: Mapping[str, Any], plan: Plan, root: Path) -> float | None:
     """Seconds of a round by the profile of the same data, model and codec; None where there is none yet."""
-    from fedbound import artifacts
-
     for job in plan.jobs["profile"].values():
         same = all(job.scenario[key] == scenario[key] for key in ("data", "model"))
         if not same or job.scenario["exchange"]["codec"] != scenario["exchange"]["codec"]:
             continue
-        if not (root / job.path).exists():
-            return None
-        tables = artifacts.read(root / job.path, "profile").tables
-        costs, server = tables["costs"], tables["server"]
-        silo = np.sum([costs[key].values for key in ("train_seconds", "evaluate_seconds", "encode_seconds")], axis=0)
-        each = float(costs["decode_seconds"].values.sum()) + len(costs["silo"].values) * float(
-            server["aggregate_seconds"].values[0]
-        )
-        return float(silo.max()) + each + float(server["round_overhead_seconds"].values[0])
+        path = root / job.path
+        return _round_seconds(path, path.stat().st_mtime_ns) if path.exists() else None
     return None
+
+
+@functools.lru_cache(maxsize=256)
+def _round_seconds(profile: Path, written: int) -> float:
+    """Seconds of a round by a profile, which many trainings ask for; `written` tells a new file from the old."""
+    from fedbound import artifacts
+
+    tables = artifacts.read(profile, "profile").tables
+    costs, server = tables["costs"], tables["server"]
+    silo = np.sum([costs[key].values for key in ("train_seconds", "evaluate_seconds", "encode_seconds")], axis=0)
+    each = float(costs["decode_seconds"].values.sum()) + len(costs["silo"].values) * float(
+        server["aggregate_seconds"].values[0]
+    )
+    return float(silo.max()) + each + float(server["round_overhead_seconds"].values[0])
 
 
 def table(ahead: Sequence[tuple[Standing, Estimate]]) -> dict[str, tuple[int, float, str]]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from fedbound.artifacts import canonical
 from fedbound.plan import RESULTS, STAGES, Job, Plan
@@ -92,37 +94,56 @@ class _Lookup:
     def __init__(self, plan: Plan, stage: str, root: Path):
         jobs = plan.jobs[stage].values()
         left = [(path, flatten(scenario)) for path in leftovers(plan, stage, root) if (scenario := scenario_of(path))]
-        self.there = [(root / j.path, flatten(j.scenario)) for j in jobs if (root / j.path).exists()] + left
-        pairs = []
-        if left:
-            missing = [(job.stem, flatten(job.scenario)) for job in jobs if not (root / job.path).exists()]
-            pairs = [(_distance(flat, other), stem, path) for stem, flat in missing for path, other in left]
-        self.replaces: dict[str, Path] = {}
-        taken: set[Path] = set()
-        for _, stem, path in sorted(pairs):  # the most alike first; each artifact has one successor
-            if stem not in self.replaces and path not in taken:
-                self.replaces[stem] = path
-                taken.add(path)
+        there = [(root / j.path, flatten(j.scenario)) for j in jobs if (root / j.path).exists()] + left
+        missing = sorted((job.stem, flatten(job.scenario)) for job in jobs if not (root / job.path).exists())
+        self.flat = dict(there)
+        self.paths = list(self.flat)
+        known = dict(missing)
+        apart = _distances(list(known.values()), [self.flat[path] for path in self.paths])
+        self.row = {stem: apart[i] for i, stem in enumerate(known)}
+        matched = _pairs(apart[:, len(self.paths) - len(left) :])
+        self.replaces = {list(known)[i]: left[j][0] for i, j in matched}
 
     def explain(self, job: Job) -> tuple[State, str, Path | None]:
         """State, reason and the artifact most like it."""
-        flat = flatten(job.scenario)
-        if not self.there:
+        if not self.paths:
             return "new", "nothing of this stage is there yet", None
+        flat = flatten(job.scenario)
         if job.stem in self.replaces:
             path = self.replaces[job.stem]
-            said = [
-                f"{k} {_shown(before)} -> {_shown(now)}" for k, before, now in changes(dict(self.there)[path], flat)
-            ]
+            said = [f"{k} {_shown(before)} -> {_shown(now)}" for k, before, now in changes(self.flat[path], flat)]
             return "changed", "; ".join(said) or "what it reads is another", path
-        path, other = min(self.there, key=lambda one: _distance(flat, one[1]))
-        said = [f"{key} {_shown(now)}" for key, _, now in changes(other, flat)]
+        path = self.paths[int(np.argmin(self.row[job.stem]))]
+        said = [f"{key} {_shown(now)}" for key, _, now in changes(self.flat[path], flat)]
         return "new", "; ".join(said) or "what it reads is new", path
 
 
-def _distance(one: Flat, other: Flat) -> int:
-    """How much differs: two for a key with another value, one for a key that only one of them has."""
-    return len(one.items() ^ other.items())
+def _distances(ones: Sequence[Flat], others: Sequence[Flat]) -> np.ndarray:
+    """How much each differs from each: two for a key with another value, one for a key that only one of them has.
+
+    Returns:
+        int32, one row for each of `ones` and one column for each of `others`.
+    """
+    number: dict[tuple[str, Any], int] = {}
+    words = [[number.setdefault(item, len(number)) for item in flat.items()] for flat in (*ones, *others)]
+    says = np.zeros((len(words), len(number)), np.float32)
+    for row, mine in enumerate(words):
+        says[row, mine] = 1
+    a, b = says[: len(ones)], says[len(ones) :]
+    return np.asarray(a.sum(1)[:, None] + b.sum(1)[None, :] - 2 * (a @ b.T), np.int32)
+
+
+def _pairs(apart: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Pairs of a row and a column, the most alike first; each row and each column is in one of them at most."""
+    rows, columns = set(range(apart.shape[0])), set(range(apart.shape[1]))
+    for at in np.argsort(apart, axis=None, kind="stable"):
+        row, column = divmod(int(at), apart.shape[1])
+        if row in rows and column in columns:
+            rows.remove(row)
+            columns.remove(column)
+            yield row, column
+        if not (rows and columns):
+            return
 
 
 _NEVER = object()  # equal to nothing

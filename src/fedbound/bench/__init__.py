@@ -32,6 +32,7 @@ BENCHES = {
     "private_training": "federated training through DP quantization at silo and record level: accuracy, bits, epsilon",
     "simulate": "wall time, memory and cost per event of the simulator at 100 to 1,000,000 clients, beside SimGrid",
     "predict": "round times predicted from one profiled setting against measured ones, over MPI with shaped links",
+    "study": "a study of 1,000 scenarios: planning it, and collecting its results",
     "calibration": "the calibrated bound against a grid on fresh seeds, bounds per tensor and silo, the error's theory",
 }
 _MODULES = {"async": "asynchronous"}  # `async` is a keyword

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,13 @@ def tables(profiles: Sequence[tuple[Mapping[str, Any], Artifact]], bandwidths: S
 
 
 def _row(shared: dict[str, Any], link: float, view: resources.View) -> dict[str, Any]:
-    found = asdict(view)
-    return {**shared, **found, "bandwidth": link * BITS, "break_even": view.break_even * BITS, "pays": int(view.pays)}
+    return {
+        **shared,
+        **vars(view),
+        "bandwidth": link * BITS,
+        "break_even": view.break_even * BITS,
+        "pays": int(view.pays),
+    }
 
 
 def _costs(artifact: Artifact) -> Iterator[resources.Cost]:

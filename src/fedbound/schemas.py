@@ -615,6 +615,22 @@ STUDY_SCENARIOS = Schema(
     }
 )
 
+STUDY_JOBS = Schema(
+    {
+        "stage": _s("stage"),
+        "stem": STUDY_KEYS["stem"],
+        "slurm_job": _s("id of the Slurm job that wrote the artifact; '' where it was none", measured=True),
+        "cores": _i("1", "cores of the job: one for each MPI rank", measured=True),
+        "seconds": _seconds("wall time of the job; NaN where nobody measured it"),
+        "cpu_seconds": _seconds("processor time of all its processes; NaN for MPI jobs on Slurm without accounting"),
+        "memory": _f("byte", "largest resident memory; by Slurm: of the largest task times the tasks", measured=True),
+        "asked_memory": _f("byte", "memory asked for; NaN without Slurm's accounting", measured=True),
+        "cpu_efficiency": _f("1", "cpu_seconds / (seconds * cores)", measured=True),
+        "memory_efficiency": _f("1", "memory / asked_memory", measured=True),
+        "source": _s("slurm: its accounting; snakemake: the job's benchmark file; '' neither", measured=True),
+    }
+)
+
 STUDY_PROVENANCE = Schema(
     {
         "stem": _s("artifact", measured=True),
@@ -845,6 +861,7 @@ TABLES: dict[str, dict[str, Schema]] = {
         "links": STUDY_LINKS,
         "link_advice": STUDY_LINK_ADVICE,
         "recommendation": STUDY_RECOMMENDATION,
+        "jobs": STUDY_JOBS,
         "provenance": STUDY_PROVENANCE,
     },
     "bench": {"rows": BENCH_ROWS},

@@ -60,6 +60,7 @@ def test_every_table_is_there_with_the_rows_of_all_artifacts(collected: artifact
         "links": 2 * SILOS,  # on the measured link
         "link_advice": 1,  # an exact exchange has none
         "recommendation": 8,
+        "jobs": 27,
         "provenance": 27 * len(PROVENANCE),
     }
 

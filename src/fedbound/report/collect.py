@@ -21,7 +21,7 @@ from fedbound.artifacts import Artifact, Column, Field, Schema, Table, canonical
 from fedbound.cluster import logs
 from fedbound.errors import ArtifactError, InputError
 from fedbound.plan import STAGES
-from fedbound.report import comparison, labels, links, private, recommend
+from fedbound.report import comparison, jobs, labels, links, private, recommend
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ def run(scenario: study.CollectScenario, inputs: Mapping[str, Path], allow_holes
     profiles = [(one.keys, one.artifact) for one in found if one.stage == "profile" and one.artifact]
     tables |= links.tables(profiles, sorted(set(tables["simulations"]["client_bandwidth"].values.tolist())))
     tables |= recommend.tables(tables, scenario.report.tolerance)
+    paths = ((one, inputs[f"{one.stage}/{one.stem}"]) for one in found)
+    tables["jobs"] = jobs.table([jobs.Written(o.stage, o.stem, path, o.artifact) for o, path in paths], Path.cwd())
     tables["provenance"] = _provenance(found)
     return Artifact(
         stage="collect",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedbound.artifacts import Artifact, Column, Table
-from fedbound.report import plots, race, text
+from fedbound.report import jobs, plots, race, text
 
 _MOST_ROWS = 200
 _MOST_PROBLEMS = 4
@@ -146,6 +146,7 @@ def _sections(study: Artifact, drawn: Drawn) -> Iterator[tuple[str, str, str]]:
             words = race.html(study["simulations"]) if key == "simulation" else ""
             yield key, heading, words + _figures(first[key]) + _show(study, *tables)
     yield "scenarios", "Scenarios", _scenarios(study)
+    yield "jobs", "Jobs", jobs.html(study["jobs"]) + _show(study, "jobs")
     yield "environment", "Environment", _environment(study)
     yield "results", "Working with the results", _how_to(study)
 
@@ -503,6 +504,19 @@ _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
             "entropy_ratio": text.number,
             "encode_rate": text.rate,
             "decode_rate": text.rate,
+        },
+    ),
+    "jobs": (
+        "All jobs",
+        {
+            "stage": None,
+            "stem": None,
+            "slurm_job": None,
+            "cores": _count,
+            "seconds": text.seconds,
+            "cpu_efficiency": _percent,
+            "memory": text.size,
+            "memory_efficiency": _percent,
         },
     ),
     "scenarios": (

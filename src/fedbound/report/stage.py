@@ -1,15 +1,17 @@
-"""The collect stage: study.h5, and beside it report.html and the tables as CSV."""
+"""The collect stage: study.h5, and beside it report.html and the tables as CSV and, given pyarrow, as Parquet."""
 
 from __future__ import annotations
 
 import csv
+import io
 import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fedbound import study
-from fedbound.artifacts import Artifact
+from fedbound.artifacts import Artifact, Column, write_atomically
 from fedbound.errors import ArtifactError
 from fedbound.report import collect, html
 
@@ -30,6 +32,8 @@ def run(scenario: study.CollectScenario, inputs: Mapping[str, Path], out: Path, 
     """
     artifact = collect.run(scenario, inputs, allow_holes)
     write_tables(artifact, out.parent / "tables")
+    if not write_parquet(artifact, out.parent / "tables"):
+        print("tables/*.parquet are left out: pyarrow is not installed (pip install 'fedbound[parquet]')", flush=True)
     replace(out.parent / "report.html", html.render(artifact))
     return artifact
 
@@ -41,9 +45,47 @@ def write_tables(artifact: Artifact, folder: Path) -> None:
     replace(folder / "columns.csv", _columns(artifact))
 
 
-def _columns(artifact: Artifact) -> str:
-    import io
+def write_parquet(artifact: Artifact, folder: Path) -> bool:
+    """Every table as Parquet, each column with its unit and description as metadata; False without pyarrow.
 
+    Parquet files of an earlier collection are removed where no new ones can be written.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        for name in artifact:
+            (folder / f"{name}.parquet").unlink(missing_ok=True)
+        return False
+    for name, table in artifact.tables.items():
+        columns = [pyarrow.array(column.values.tolist(), _arrow(pyarrow, column)) for column in table.values()]
+        meanings = [
+            pyarrow.field(
+                key,
+                _arrow(pyarrow, column),
+                metadata={
+                    "unit": column.field.unit,
+                    "description": column.field.description,
+                    "measured": str(int(column.field.measured)),
+                },
+            )
+            for key, column in table.items()
+        ]
+        content = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, schema=pyarrow.schema(meanings)), content)
+        write_atomically(folder / f"{name}.parquet", content.getvalue())
+    return True
+
+
+def _arrow(pyarrow: Any, column: Column) -> Any:
+    """The Arrow type of a column: text, or the number's own."""
+    return pyarrow.string() if column.field.dtype == "str" else pyarrow.from_numpy_dtype(column.values.dtype)
+
+
+def _columns(artifact: Artifact) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -29,6 +29,10 @@ localrules:
     all,
 
 
+# Cells that take seconds run in the driver's own job where that has several cores: `fedbound submit --cores`.
+workflow.localrules(*fedbound_workflow.in_driver())
+
+
 if workflow.is_main_process:
 
     onstart:

@@ -67,7 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("study", type=Path, nargs="*", help="the study, and files that change it, in order")
     submit.add_argument("--site", type=Path, metavar="FILE.yaml", help="your site's overlay, as in slurm/sites/")
     submit.add_argument("--time", type=int, default=1440, metavar="MINUTES", help="its time limit (a day)")
-    submit.add_argument("--mem", type=int, default=2000, metavar="MB", help="its memory, megabytes")
+    submit.add_argument(
+        "--cores",
+        type=int,
+        default=1,
+        metavar="N",
+        help="above 1, cells of privacy and simulate run in it, one on each",
+    )
+    submit.add_argument(
+        "--mem", type=int, metavar="MB", help="its memory, megabytes (2000, and what cells in it ask for)"
+    )
     submit.add_argument("--snakemake", default="", metavar="'OPTIONS'", help="more options of snakemake, in one word")
     submit.set_defaults(run=_submit)
     partial = commands.add_parser("partial", help="report what a study has so far, with the reasons for its holes")
@@ -326,13 +335,17 @@ def _submit(arguments: argparse.Namespace) -> None:
     import shlex
 
     from fedbound import expense, plan, study_file
-    from fedbound.cluster.submit import Driver, submit
+    from fedbound.cluster.submit import LIGHT, Driver, submit
 
+    if arguments.cores < 1:
+        raise InputError(f"--cores: {arguments.cores} is refused: give at least 1")
     default = Path("config/config.yaml")
     made = plan.make(study_file.read([default, *arguments.study] if default.exists() else arguments.study))
     expense.refuse_above_limit(made)
     options = shlex.split(arguments.snakemake)
-    driver = Driver(made.study, arguments.study, arguments.site, arguments.time, arguments.mem, options)
+    cells = arguments.cores * max(made.resources[stage]["mem_mb"] for stage in LIGHT) if arguments.cores > 1 else 0
+    memory = arguments.mem or 2000 + cells
+    driver = Driver(made.study, arguments.study, arguments.site, arguments.time, memory, options, arguments.cores)
     job = submit(driver)
     print(f"Slurm job {job} runs the study {made.study}; it says how it goes in logs/slurm/driver-{job}.log")
 

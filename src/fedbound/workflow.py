@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedbound import expense, plan, study, study_file
-from fedbound.cluster import logs, orphans
+from fedbound.cluster import logs, orphans, submit
 from fedbound.errors import FedboundError
 from fedbound.federation import check
 
@@ -71,6 +71,11 @@ def find_own_commands() -> None:
     not of a rule, the environment may move without making anything run again.
     """
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
+def in_driver() -> list[str]:
+    """Rules whose jobs run where snakemake does: those that `fedbound submit --cores` names."""
+    return os.environ.get(submit.LIGHT_VARIABLE, "").split()
 
 
 def ranks(job: plan.Job) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fedbound import workflow
 from fedbound.cli import main
 from fedbound.cluster.submit import Driver
 from fedbound.errors import InputError
@@ -40,6 +41,23 @@ def test_the_driver_is_small_gets_sigint_in_time_and_is_alone(repository, capsys
     expected = "exec snakemake runs --jobs 8 --profile slurm --workflow-profile site.yaml --configfile s.yaml"
     assert wrapped == expected
     assert "Slurm job 17 runs the study x" in capsys.readouterr().out
+
+
+def test_a_driver_of_several_cores_runs_light_cells_and_has_their_memory(repository, monkeypatch):
+    sbatch = repository / "bin/sbatch"
+    sbatch.write_text(sbatch.read_text() + 'echo "$FEDBOUND_IN_DRIVER" >light.txt\n')
+    (repository / "s.yaml").write_text("study: x\nresources: {simulate: {mem_mb: 3000}, privacy: {mem_mb: 500}}\n")
+    assert main(["submit", "s.yaml", "--cores", "16"]) == 0
+    called = (repository / "called.txt").read_text().splitlines()
+    assert {"--cpus-per-task=16", f"--mem={2000 + 16 * 3000}"} <= set(called)
+    assert "--local-cores 16 --configfile s.yaml" in called[called.index("--wrap") + 1]
+    assert (repository / "light.txt").read_text() == "privacy simulate\n"
+    monkeypatch.setenv("FEDBOUND_IN_DRIVER", "privacy simulate")
+    assert workflow.in_driver() == ["privacy", "simulate"]
+    assert main(["submit", "s.yaml"]) == 0
+    assert "--cpus-per-task=1" in (repository / "called.txt").read_text().splitlines()
+    assert (repository / "light.txt").read_text() == "\n"
+    assert main(["submit", "s.yaml", "--cores", "0"]) == InputError.exit_code
 
 
 def test_a_site_may_list_its_default_resources_as_snakemake_allows(tmp_path):

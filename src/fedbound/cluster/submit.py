@@ -3,6 +3,9 @@
 Slurm sends the driver SIGINT two minutes before its time limit, and snakemake then cancels its jobs; SIGTERM would make
 it wait for them instead. Submitted again, the study goes on. Drivers of one study never run at the same time: Slurm
 holds a second one back until the first has ended, so a study outlasts a partition's time limit by submitting twice.
+
+A driver of several cores runs the cells of `LIGHT` stages itself, one on each core: they take seconds, and a Slurm job
+of their own would take longer to start than to run.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ from typing import Any
 from fedbound.errors import FedboundError, InputError
 
 WARNING_SECONDS = 120  # between SIGINT and the time limit
+LIGHT = ("privacy", "simulate")
+LIGHT_VARIABLE = "FEDBOUND_IN_DRIVER"  # read by the Snakefile: stages whose jobs run where snakemake does
 
 
 @dataclass(frozen=True)
 class Driver:
-    """The job that runs snakemake: one core, and what its site asks for."""
+    """The job that runs snakemake: one core, or more to run light cells on, and what its site asks for."""
 
     study: str
     files: Sequence[Path]
@@ -30,12 +35,13 @@ class Driver:
     minutes: int
     mem_mb: int
     options: Sequence[str]
+    cores: int = 1
 
     def command(self) -> list[str]:
         """The sbatch call."""
         site = _default_resources(self.site)
         call = ["sbatch", "--parsable", f"--job-name=fedbound-{self.study}", "--dependency=singleton", "--no-requeue"]
-        call += ["--ntasks=1", "--cpus-per-task=1", f"--mem={self.mem_mb}", f"--time={self.minutes}"]
+        call += ["--ntasks=1", f"--cpus-per-task={self.cores}", f"--mem={self.mem_mb}", f"--time={self.minutes}"]
         call += [f"--signal=B:INT@{WARNING_SECONDS}", "--output=logs/slurm/driver-%j.log"]
         for key, flag in (("slurm_account", "--account"), ("slurm_partition", "--partition"), ("qos", "--qos")):
             if site.get(key):
@@ -46,6 +52,7 @@ class Driver:
         """What the job runs."""
         call = ["snakemake", *self.options, "--profile", "slurm"]
         call += ["--workflow-profile", str(self.site)] if self.site else []
+        call += ["--local-cores", str(self.cores)] if self.cores > 1 else []
         # last: it takes all words that follow it, and targets among the options would be read as files
         return call + (["--configfile", *map(str, self.files)] if self.files else [])
 
@@ -62,6 +69,7 @@ def submit(driver: Driver) -> str:
     Path("logs/slurm").mkdir(parents=True, exist_ok=True)
     # the driver must not inherit the size of a job that this is called in
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_")) or k == "SLURM_CONF"}
+    environment[LIGHT_VARIABLE] = " ".join(LIGHT) if driver.cores > 1 else ""
     try:
         done = subprocess.run(driver.command(), capture_output=True, text=True, env=environment, check=False)
     except FileNotFoundError:

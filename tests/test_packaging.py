@@ -9,7 +9,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -79,26 +78,6 @@ def test_an_unknown_choice_of_mpi_is_refused(repository: Path) -> None:
     done = subprocess.run(["make", "MPI=openmpi", "help"], cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "MPI is 'openmpi'; say MPI=embedded or MPI=site" in done.stderr
-
-
-def profiles(repository: Path) -> list[Path]:
-    return [repository / "slurm" / "profile.yaml", *sorted((repository / "slurm").glob("s*/*.yaml"))]
-
-
-def test_profiles_give_mpi_jobs_a_launcher_that_ends_with_a_dead_rank(repository: Path) -> None:
-    """A key of a site's profile replaces that of slurm/profile.yaml as a whole, and so must repeat the launcher."""
-    found = profiles(repository)
-    assert len(found) > 3
-    for path in found:
-        for rule, resources in (yaml.safe_load(path.read_text()).get("set-resources") or {}).items():
-            assert re.fullmatch(r"srun --mpi=(pmi2|pmix) -K1", resources["mpi"]), f"{path}: {rule}"
-            assert rule in ("train", "profile"), path
-
-
-def test_no_profile_submits_arrays(repository: Path) -> None:
-    """With MPI jobs in an array, every task would run the first task's job."""
-    for path in profiles(repository):
-        assert "slurm-array-jobs" not in yaml.safe_load(path.read_text()), path
 
 
 @pytest.mark.simgrid

@@ -11,11 +11,12 @@ rule calibrate:
         "../../envs/fedbound.yaml"
     threads: 1
     resources:
+        inside=NOTHING,
         mem_mb=asks("calibrate", "mem_mb"),
         runtime=asks("calibrate", "runtime"),
     params:
         scenario=scenario_of("calibrate"),
         inputs=flags_of("calibrate"),
     shell:
-        "OMP_NUM_THREADS={threads} fedbound calibrate"
+        "OMP_NUM_THREADS={threads} {resources.inside} fedbound calibrate"
         " --scenario {params.scenario:q} {params.inputs} --out {output:q} > {log:q} 2>&1"

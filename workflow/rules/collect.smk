@@ -15,10 +15,11 @@ rule collect:
         "../../envs/fedbound.yaml"
     threads: 1
     resources:
+        inside=NOTHING,
         mem_mb=asks("collect", "mem_mb"),
         runtime=asks("collect", "runtime"),
     params:
         scenario=plan.job("collect", "study").scenario_json,
     shell:
-        'fedbound collect --scenario {params.scenario:q} --input plan="$FEDBOUND_PLAN"'
+        '{resources.inside} fedbound collect --scenario {params.scenario:q} --input plan="$FEDBOUND_PLAN"'
         " --out {output.study:q} > {log:q} 2>&1"

@@ -40,3 +40,7 @@ def collected(name):
 
 # MPI jobs are what is measured: the local profile lets 1000 units of this resource run at a time, other jobs take one.
 WHOLE_MACHINE = 1000
+
+# What a job's command runs inside of: a site's profile may say `apptainer exec IMAGE` (slurm/sites/apptainer.yaml), or
+# set variables. `env` alone does nothing.
+NOTHING = "env"

@@ -11,11 +11,12 @@ rule privacy:
         "../../envs/fedbound.yaml"
     threads: 1
     resources:
+        inside=NOTHING,
         mem_mb=asks("privacy", "mem_mb"),
         runtime=asks("privacy", "runtime"),
     params:
         scenario=scenario_of("privacy"),
         inputs=flags_of("privacy"),
     shell:
-        "OMP_NUM_THREADS={threads} fedbound privacy"
+        "OMP_NUM_THREADS={threads} {resources.inside} fedbound privacy"
         " --scenario {params.scenario:q} {params.inputs} --out {output:q} > {log:q} 2>&1"

@@ -11,6 +11,7 @@ rule profile:
         "../../envs/fedbound.yaml"
     threads: 1
     resources:
+        inside=NOTHING,
         mpi="mpiexec",
         machine=WHOLE_MACHINE,
         tasks=ranks_of("profile"),
@@ -20,5 +21,5 @@ rule profile:
         scenario=scenario_of("profile"),
         inputs=flags_of("profile"),
     shell:
-        "OMP_NUM_THREADS={threads} {resources.mpi} -n {resources.tasks} python -m mpi4py -m fedbound profile"
+        "OMP_NUM_THREADS={threads} {resources.mpi} -n {resources.tasks} {resources.inside} python -m mpi4py -m fedbound profile"
         " --ranks {resources.tasks} --scenario {params.scenario:q} {params.inputs} --out {output:q} > {log:q} 2>&1"

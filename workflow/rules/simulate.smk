@@ -11,11 +11,12 @@ rule simulate:
         "../../envs/fedbound.yaml"
     threads: 1
     resources:
+        inside=NOTHING,
         mem_mb=asks("simulate", "mem_mb"),
         runtime=asks("simulate", "runtime"),
     params:
         scenario=scenario_of("simulate"),
         inputs=flags_of("simulate"),
     shell:
-        "OMP_NUM_THREADS={threads} fedbound simulate"
+        "OMP_NUM_THREADS={threads} {resources.inside} fedbound simulate"
         " --scenario {params.scenario:q} {params.inputs} --out {output:q} > {log:q} 2>&1"

@@ -11,6 +11,7 @@ rule train:
         "../../envs/fedbound.yaml"
     threads: 1
     resources:
+        inside=NOTHING,
         mpi="mpiexec",
         machine=WHOLE_MACHINE,
         tasks=ranks_of("train"),
@@ -21,5 +22,5 @@ rule train:
         scenario=scenario_of("train"),
         inputs=flags_of("train"),
     shell:
-        "OMP_NUM_THREADS={threads} {resources.mpi} -n {resources.tasks} python -m mpi4py -m fedbound train"
+        "OMP_NUM_THREADS={threads} {resources.mpi} -n {resources.tasks} {resources.inside} python -m mpi4py -m fedbound train"
         " --ranks {resources.tasks} --scenario {params.scenario:q} {params.inputs} --checkpoint-every {resources.checkpoint_every} --out {output:q} > {log:q} 2>&1"

@@ -1,6 +1,6 @@
 """A training whose ranks are on two nodes, started by srun; and a launcher that puts them all on the first.
 
-Over the sandbox's virtual nodes the embedded MPICH 5 fails now and then (slurm/README.md); Intel's MPI, of the same ABI,
+Over the sandbox's virtual nodes the embedded MPICH 5 fails now and then; Intel's MPI, of the same ABI,
 does not. `make test-slurm` puts it into `.impi`; FEDBOUND_IMPI names another folder.
 """
 

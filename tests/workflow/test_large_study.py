@@ -15,7 +15,7 @@ pytestmark = pytest.mark.smoke
 
 def test_every_command_of_the_bench_is_timed() -> None:
     found = bench.run("study", True, lambda line: None)
-    assert rows.find(found, "scenarios", "study") == 74
+    assert rows.find(found, "scenarios", "study") == 105
     for case in large.CASES:
         assert math.isfinite(rows.find(found, "seconds", case)), case
         assert rows.find(found, "seconds", case) <= rows.find(found, "seconds_most", case)

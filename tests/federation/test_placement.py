@@ -17,6 +17,7 @@ def job(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    monkeypatch.delenv("SLURM_STEP_NUM_NODES", raising=False)
 
 
 def test_as_many_ranks_as_were_asked_for():
@@ -32,6 +33,8 @@ def test_a_launcher_that_knows_of_one_node_only_is_refused_by_rank_0(job):
         placement.check(5, 0, 5)
 
 
-def test_srun_tells_its_ranks_of_all_nodes(job, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+@pytest.mark.parametrize("variable", ["SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES"])
+def test_srun_tells_its_ranks_of_all_nodes(job, monkeypatch, variable):
+    """Within a snakemake job of the step's only; tests/slurm/test_two_nodes.py has the real thing."""
+    monkeypatch.setenv(variable, "2")
     placement.check(5, 0, 5)

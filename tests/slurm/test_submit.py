@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slurm
 BIN = Path(sys.executable).parent
 LONG = {
     "study": "long",
+    "seeds": [0],
     "data": {"silos": 1},
     "model": {"name": "mlp", "hidden": [8]},
     "training": {"rounds": 1000000, "evaluate_every": 1000000},

@@ -12,6 +12,10 @@ import subprocess
 
 from fedbound.errors import InputError
 
+# Slurm's variables: of a job whose environment is whole; and of a step, which srun gives its ranks anew within a
+# snakemake job, too
+_BY_HAND, _BY_SRUN = "SLURM_JOB_NUM_NODES", "SLURM_STEP_NUM_NODES"
+
 
 def check(size: int, rank: int, ranks: int | None) -> None:
     """Refuse a size other than `ranks`, and a launcher that leaves nodes of the Slurm job idle.
@@ -37,7 +41,7 @@ def _nodes_unknown_to_launcher() -> int:
     srun sees to it that every node has a rank. Who runs mpiexec by hand within an allocation sees to it, too.
     """
     job = os.environ.get("SLURM_JOB_ID", "")
-    if not job or "SLURM_JOB_NUM_NODES" in os.environ:
+    if not job or _BY_HAND in os.environ or _BY_SRUN in os.environ:
         return 0
     try:
         asked = subprocess.run(

@@ -14,7 +14,6 @@ from fedbound.plan import STAGES, Job, Plan
 
 BLOCKS = ("0.weight", "2.weight", "0.bias+2.bias")
 SIMULATED_ROUNDS, TIMELINE, REPEATS = 20, 60, 5
-_OPTIONAL = ("tensors", "failures", "guard", "events", "validation", "validation_parts")
 
 
 def fill(made: Plan, root: Path) -> int:
@@ -42,9 +41,7 @@ def made_up(job: Job, study: str, inputs: Mapping[str, str], number: int) -> Art
     rng = np.random.default_rng(number)
     keys = _ROWS[job.stage](job)
     tables = {
-        name: _table(schema, keys[name], rng)
-        for name, schema in schemas.TABLES[job.stage].items()
-        if name not in _OPTIONAL
+        name: _table(schema, keys[name], rng) for name, schema in schemas.TABLES[job.stage].items() if name in keys
     }
     seed = job.scenario.get("seed")
     provenance = artifacts.stamp(torch="2.13.0", mpi="made up", seconds=1.0)

@@ -150,3 +150,9 @@ def test_the_command_lists_every_job_where_asked(root, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert said.count("seeds 7") == 2
     assert "Study toy: 15 jobs, 12 done, 3 to run" in said
+
+
+def test_a_key_that_an_older_version_did_not_have_is_no_edit():
+    before, now = {"a": 1, "b": 2}, {"a": 1, "b": 3, "c": None}
+    assert list(progress.changes(before, now)) == [("b", 2, 3)]
+    assert list(progress.changes(now, before)) == [("b", 3, 2)]

@@ -187,6 +187,8 @@ def changes(before: Flat, now: Flat) -> Iterator[tuple[str, Any, Any]]:
     different = [key for key in {**before, **now} if before.get(key, _NEVER) != now.get(key, _NEVER)]
     for key in different:
         absent = key not in now or key not in before
+        if before.get(key) is now.get(key) is None:
+            continue  # a key that another version of fedbound has, and nobody set
         if any(key.startswith(f"{other}.") for other in different) or (absent and key == "calibration"):
             continue  # options of a part that became another one; bounds that are calibrated now, or no more
         if not _follows(key, different, now):

@@ -382,7 +382,7 @@ PROFILE_SHARING = Schema(
         "working": _i("1", "ranks of the node that worked at once"),
         "repeat": _i("1", "repetition"),
         "silo": _i("1", "silo"),
-        "steps": _i("1", "local steps"),
+        "steps": _i("1", "local steps: as many as fill a time", measured=True),
         "train_seconds": _seconds("local training"),
         "evaluate_seconds": _seconds("evaluation"),
         "encode_seconds": _seconds("encoding the update"),

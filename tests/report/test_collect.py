@@ -288,3 +288,21 @@ def test_the_largest_scale_is_predicted_beside_every_setting(collected: artifact
     assert len(largest) >= 2
     for setting, seconds in largest.items():
         assert pareto.loc[setting, "predicted_seconds"] == pytest.approx(seconds)
+
+
+def test_samples_of_a_measurement_may_be_more_or_fewer(inputs, collected, tmp_path) -> None:
+    """How many samples of the utilisation a profile took is measured: no difference between two runs of a study."""
+    name = next(name for name in inputs if name.startswith("profile/"))
+    one = artifacts.read(inputs[name])
+    sample = dict.fromkeys(schemas.PROFILE_UTILISATION.fields, 1)
+
+    def with_samples(count: int) -> artifacts.Artifact:
+        table = schemas.PROFILE_UTILISATION.table([sample] * count)
+        path = tmp_path / f"{count}.h5"
+        artifacts.write(path, dataclasses.replace(one, tables={**one.tables, "utilisation": table}))
+        return collect.run(collect_scenario(), {**inputs, name: path})
+
+    few, many = with_samples(2), with_samples(5)
+    assert (len(few["profile_utilisation"]), len(many["profile_utilisation"])) == (2, 5)
+    assert artifacts.differences(few, many) == []
+    assert few.content_digest() == many.content_digest()

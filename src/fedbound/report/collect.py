@@ -369,7 +369,8 @@ def concatenate(source: Source, found: Sequence[Scenario]) -> Table:
                 "run both again with one version of fedbound"
             )
     lengths = [len(next(iter(table.values())).values) for table in tables]
-    keys = {key: _key(key, found, lengths) for key in source.keys if key not in fields}
+    varies = all(field.measured for field in fields.values())  # then how many rows there are is measured, too
+    keys = {key: _key(key, found, lengths, varies) for key in source.keys if key not in fields}
     return keys | {name: Column(meaning, _joined(meaning, tables, name)) for name, meaning in fields.items()}
 
 
@@ -386,8 +387,8 @@ def _table_of(source: Source, one: Scenario) -> Table:
     return tables[source.table]
 
 
-def _key(key: str, found: Sequence[Scenario], lengths: Sequence[int]) -> Column:
-    meaning = schemas.STUDY_KEYS[key]
+def _key(key: str, found: Sequence[Scenario], lengths: Sequence[int], measured: bool) -> Column:
+    meaning = replace(schemas.STUDY_KEYS[key], measured=measured)
     values = np.array([one.keys[key] for one in found], dtype=object if meaning.dtype == "str" else meaning.dtype)
     return Column(meaning, np.repeat(values, lengths))
 

@@ -303,6 +303,6 @@ def test_samples_of_a_measurement_may_be_more_or_fewer(inputs, collected, tmp_pa
         return collect.run(collect_scenario(), {**inputs, name: path})
 
     few, many = with_samples(2), with_samples(5)
-    assert (len(few["profile_utilisation"]), len(many["profile_utilisation"])) == (2, 5)
+    assert len(many["profile_utilisation"]) - len(few["profile_utilisation"]) == 3
     assert artifacts.differences(few, many) == []
     assert few.content_digest() == many.content_digest()

@@ -26,6 +26,7 @@ from fedbound import study as study_
 from fedbound.bench import study_artifacts
 from fedbound.bench.rows import Row, aligned, find
 from fedbound.errors import FedboundError, InputError
+from fedbound.plan import Plan
 
 BENCH = "study"
 ROUNDS, SILOS = 20, 8
@@ -113,7 +114,7 @@ class Commands:
     def plan(self) -> list[str]:
         return ["fedbound", "plan", "study.json"]
 
-    def collect(self, made: plan.Plan) -> list[str]:
+    def collect(self, made: Plan) -> list[str]:
         saved = made.save(self.folder / "plan")
         scenario = made.job("collect", "study").scenario_json
         out = made.job("collect", "study").path

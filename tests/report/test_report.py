@@ -60,7 +60,7 @@ def test_the_page_is_well_formed(page: str) -> None:
     assert len(parsed.ids) == len(set(parsed.ids))
     targets = [a["href"] for a in parsed.of("a")]
     assert all(target and target[0] == "#" and target[1:] in parsed.ids for target in targets)
-    assert len(targets) == 9
+    assert len(targets) == 10
 
 
 def test_the_page_fetches_nothing(page: str) -> None:

@@ -99,7 +99,7 @@ def test_bounds_of_another_stage_or_model_are_refused(capsys, tmp_path):
 
 
 def test_diff_finds_changed_contents_and_passes_over_measured_ones(tmp_path, capsys):
-    base = {"bytes": 64, "rank": 1, "repeat": 0, "seconds": 1.0}
+    base = {"bytes": 64, "rank": 1, "repeat": 0, "seconds": 1.0, "server_seconds": 0.5}
     for name, change in (("a", {}), ("b", {"seconds": 2.0}), ("c", {"bytes": 65})):
         table = schemas.PROFILE_LINK.table([base | change])
         artifacts.write(tmp_path / name / "x.h5", artifacts.Artifact("profile", "t", {}, tables={"link": table}))

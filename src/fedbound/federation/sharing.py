@@ -1,8 +1,9 @@
 """Samples once per node: of the silos' ranks on one, the first loads and deals the data, the others map what it made.
 
 It writes the reordered arrays into files of the node's temporary folder (TMPDIR), all ranks map them copy-on-write, and
-they are deleted before the run begins: the mappings keep them, and nothing is left behind by a job that is killed. The
-pages are the node's page cache, once, and can be dropped under pressure where that folder is on a disk.
+they are deleted before the run begins: the mappings keep them, and only a job that is killed while it loads leaves a
+folder behind. The pages are the node's page cache, once, and can be dropped under pressure where that folder is on a
+disk.
 
 The server's rank has no part in it and reads the data for itself: it must be free to hear that another rank has failed
 (`transports/last_words.py`), and a rank that failed would keep it waiting here.

@@ -187,14 +187,14 @@ def test_mishaps_of_the_study(tmp_path: Path, scenarios: tuple[Any, ...], profil
     assert away["rounds"]["clients"].min() < 40
 
 
-def test_training_varies_as_it_did_in_the_profile(profile: Artifact, run: Artifact) -> None:
+def test_training_varies_as_it_did_alone_in_the_profile(profile: Artifact, run: Artifact) -> None:
     assert variation(profile) is None  # nothing was timed there
     rows = [
-        {"round": r, "silo": k, "train_seconds": t * (1 + k), "up_bytes": UP, "down_bytes": DOWN}
+        {"kind": "alone", "repeat": r, "silo": k, "train_seconds": t * (1 + k)}
         for k in range(SILOS)
         for r, t in enumerate([1.0, 2.0, 4.0])
     ]
-    tables = {**profile.tables, "silos": filled(schemas.PROFILE_SILOS, rows)}
+    tables = {**profile.tables, "sharing": filled(schemas.PROFILE_SHARING, rows)}
     varied = Artifact("profile", "test", profile.scenario, None, tables)
     assert sorted(variation(varied)) == [0.5] * 3 + [1.0] * 3 + [2.0] * 3
 

@@ -119,8 +119,9 @@ def _short(value: object) -> str:
 
 
 def variation(profile: Artifact) -> np.ndarray | None:
-    """Each profiled training time over its silo's median; None where nothing varied."""
-    silos = profile["silos"]
+    """Each training time of a silo alone on its node over that silo's median; None where nothing varied."""
+    shared = profile["sharing"]
+    silos = shared[shared["kind"] == "alone"]
     medians = silos.groupby("silo").train_seconds.transform("median")
     factors: np.ndarray = (silos.train_seconds / medians)[medians > 0].to_numpy(np.float64)
     return factors if len(factors) and (factors != 1).any() else None

@@ -153,7 +153,8 @@ def rerun(cluster, killed) -> dict[str, Any]:
     await_that(lambda: cluster.rounds_kept(cluster.running) > killed["kept"][cluster.running.stem], "checkpoints")
     cluster.stop(cluster.running)
     kept = cluster.rounds_kept(cluster.running)
-    limit = cluster("scontrol", "update", f"JobId={cluster.slurm_id(cluster.running)}", "EndTime=now+2")  # now: late by the time that Slurm looks
+    # "now" would be over by the time that Slurm looks, now and then
+    limit = cluster("scontrol", "update", f"JobId={cluster.slurm_id(cluster.running)}", "EndTime=now+2")
     assert limit.returncode == 0, limit.stderr
     code = driver.wait(timeout=240)
     return {"locked": locked, "code": code, "said": _text(cluster.folder / "second.txt"), "kept": kept}

@@ -12,6 +12,7 @@ The server's rank has no part in it and reads the data for itself: it must be fr
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -64,7 +65,8 @@ def written(settings: study.Data, folder: Path) -> dict[str, Any]:
     try:
         for name in ("x", "y"):
             _write(folder / f"{name}.npy", getattr(dataset, name), order)
-    except OSError:
+    except OSError as error:
+        print(f"fedbound: {folder} cannot hold the samples ({error}); each rank loads its own", file=sys.stderr)
         return {}
     sizes = [len(part) for part in parts]
     return {"folder": str(folder), "sizes": sizes, "classes": dataset.classes, "name": dataset.name}

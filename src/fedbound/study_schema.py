@@ -19,7 +19,7 @@ from fedbound.registry import (
     Registry,
     takes_list,
 )
-from fedbound.study import FIXED, LARGEST_SEED, NAME, OFF, SWEPT, Section, _Part, registry_of
+from fedbound.study import FIXED, LARGEST_SEED, NAME, OFF, SWEPT, Part, Section, registry_of
 
 
 def json_schema() -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _part_schema(registry: Registry, definitions: dict[str, Any]) -> dict[str, A
 def _optional_registry(model: type[BaseModel], key: str) -> Registry | None:
     """The registry of a field that is a part or null, as the downlink's codec."""
     for choice in get_args(model.model_fields[key].annotation):
-        markers = [one for one in getattr(choice, "__metadata__", ()) if isinstance(one, _Part)]
+        markers = [one for one in getattr(choice, "__metadata__", ()) if isinstance(one, Part)]
         if markers:
             return markers[0].registry
     return None

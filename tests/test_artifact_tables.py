@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedbound import artifacts, plan, schemas, study
-from fedbound.artifacts import Artifact
+from fedbound.artifacts import Artifact, files
 from fedbound.bench import study as large
 from fedbound.bench import study_artifacts
 from fedbound.errors import ArtifactError
@@ -95,7 +95,7 @@ def resealed(path: Path, change: Callable[[h5py.File], Any]) -> None:
     with h5py.File(path, "r+", locking=False) as file:
         change(file)
     image = path.read_bytes()[512:]
-    path.write_bytes(artifacts._seal(len(image), hashlib.sha256(image).hexdigest()) + image)
+    path.write_bytes(files.seal_of(len(image), hashlib.sha256(image).hexdigest()) + image)
 
 
 def _other_type(file: h5py.File) -> None:

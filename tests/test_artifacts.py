@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import random
 import resource
@@ -23,7 +24,7 @@ from hypothesis.extra import numpy as hnp
 
 import fedbound
 from fedbound import artifacts
-from fedbound.artifacts import Artifact, Column, Field, Schema, Table, differences, read, write
+from fedbound.artifacts import Artifact, Column, Field, Schema, Table, differences, files, read, write
 from fedbound.errors import ArtifactError, InputError
 
 DTYPES = ["bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))]
@@ -127,7 +128,7 @@ def reseal(path: Path, change: Any) -> None:
     with h5py.File(path, "r+") as file:
         change(file)
     image = path.read_bytes()[512:]
-    path.write_bytes(artifacts._seal(len(image), artifacts.hashlib.sha256(image).hexdigest()) + image)
+    path.write_bytes(files.seal_of(len(image), hashlib.sha256(image).hexdigest()) + image)
 
 
 # ---- round trip -----------------------------------------------------------------------------------------------------
@@ -498,7 +499,7 @@ artifacts.write(sys.argv[1], artifact(rows=5000))
 """
 
 
-@pytest.mark.parametrize("patch", ["artifacts._write_file", "os.fsync", "os.replace"])
+@pytest.mark.parametrize("patch", ["artifacts.writing._write_file", "os.fsync", "os.replace"])
 def test_a_killed_writer_leaves_the_old_file(patch: str, tmp_path: Path) -> None:
     write(tmp_path / "a.h5", artifact(rows=3))
     before = (tmp_path / "a.h5").read_bytes()
@@ -517,7 +518,7 @@ def test_a_killed_writer_leaves_the_old_file(patch: str, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.glob("*.h5")] == ["a.h5"]
     left = [path.name for path in tmp_path.iterdir() if path.name != "a.h5"]
     assert all(name.startswith(".") and name.endswith(".part") for name in left)
-    assert len(left) == (0 if patch == "artifacts._write_file" else 1)
+    assert len(left) == (0 if patch == "artifacts.writing._write_file" else 1)
     write(tmp_path / "a.h5", artifact(rows=4))
     assert len(read(tmp_path / "a.h5")["rounds"]) == 4
 

@@ -8,12 +8,14 @@
 #                A certain CUDA:      https://download.pytorch.org/whl/cu130
 #   STUDY        file, or files in order, of the keys that differ from config/config.yaml
 #   ARGS         further arguments of snakemake or pytest
+#   WORKERS      processes that share the tests of `make test`                             (2)
 
 PYTHON ?= python3
 MPI ?= embedded
 TORCH_INDEX ?=
 STUDY ?= config/config.yaml
 ARGS ?=
+WORKERS ?= 2
 VENV_FLAGS ?=
 
 SHELL := /bin/bash
@@ -65,7 +67,7 @@ help:
 	@echo "make lint        check style, types and the workflow"
 	@echo "make constraints write the versions in .venv to $(CONSTRAINTS)"
 	@echo "make clean       delete .venv and caches; results/ and the built SimGrid stay"
-	@sed -n 's/^#   /  /p' Makefile | sed -n '1,/ARGS/p'
+	@sed -n 's/^#   /  /p' Makefile | sed -n '1,/WORKERS/p'
 
 # --- install -----------------------------------------------------------------------------------------------------------
 
@@ -116,7 +118,7 @@ study: $(STAMP_INSTALL)
 
 .PHONY: test
 test: $(STAMP_TEST)
-	$(PYTEST) -m "not slurm and not smoke" $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slurm and not smoke" -n $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: test-slurm
 test-slurm: $(STAMP_TEST) $(STAMP_IMPI)

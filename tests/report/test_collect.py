@@ -119,6 +119,19 @@ def test_a_simulation_joins_the_run_it_simulates(collected: artifacts.Artifact) 
     assert sorted(simulations.clients) == [4, 4, 100, 100, 10_000, 10_000]
 
 
+def test_a_long_table_is_thinned_evenly() -> None:
+    schema = artifacts.Schema({"round": artifacts.Field("int64", "1", "number")})
+    source = collect.Source("simulate", "rounds", schema, (), most=100)
+    for rows in (1, 99, 100, 101, 12_345):
+        table = schema.columns({"round": np.arange(rows)})
+        one = collect.Scenario("simulate", "a", artifacts.Artifact("simulate", "s", {}, tables={"rounds": table}))
+        kept = collect.concatenate(source, [one])["round"].values
+        assert len(kept) == min(rows, 100)
+        assert (kept[0], kept[-1]) == (0, rows - 1)
+        steps = np.diff(kept)
+        assert not len(steps) or steps.max() - steps.min() <= 1
+
+
 def test_mean_parts_of_a_simulated_round(collected: artifacts.Artifact) -> None:
     """clients = 100, uncompressed: rounds of 10 s and 15 s, of which download takes a tenth."""
     simulations = collected["simulations"]

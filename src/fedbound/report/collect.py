@@ -28,7 +28,8 @@ from fedbound.report import comparison, jobs, labels, links, private, recommend
 class Source:
     """Where one table of study.h5 comes from: the stage, its table, the schema where no artifact has it, the keys.
 
-    An optional table is one that not every artifact of the stage has.
+    An optional table is one that not every artifact of the stage has. An artifact with more than `most` rows gives so
+    many of them, evenly spaced, the first and the last among them; it has them all.
     """
 
     stage: str
@@ -36,6 +37,7 @@ class Source:
     schema: Schema
     keys: tuple[str, ...]
     optional: bool = False
+    most: int | None = None
 
 
 _RUN = ("stem", "setting", "algorithm", "codec", "bound", "seed")
@@ -65,7 +67,8 @@ SOURCES = {
     "profile_sharing": Source("profile", "sharing", schemas.PROFILE_SHARING, _PROFILE, optional=True),
     "profile_utilisation": Source("profile", "utilisation", schemas.PROFILE_UTILISATION, _PROFILE, optional=True),
     "simulations": Source("simulate", "summary", schemas.SIMULATION_SUMMARY, _SIMULATION),
-    "simulation_rounds": Source("simulate", "rounds", schemas.SIMULATION_ROUNDS, _SIMULATION),
+    # an asynchronous server with 100,000 clients folds hundreds of thousands of times
+    "simulation_rounds": Source("simulate", "rounds", schemas.SIMULATION_ROUNDS, _SIMULATION, most=1000),
     "simulation_timeline": Source("simulate", "timeline", schemas.SIMULATION_TIMELINE, _SIMULATION),
     "validation": Source("simulate", "validation", schemas.SIMULATION_VALIDATION, _SIMULATION, optional=True),
     "validation_parts": Source("simulate", "validation_parts", schemas.SIMULATION_PARTS, _SIMULATION, optional=True),
@@ -105,7 +108,7 @@ def run(scenario: study.CollectScenario, inputs: Mapping[str, Path], allow_holes
     tables: dict[str, Table] = {"scenarios": _scenarios(found)}
     for name, source in SOURCES.items():
         tables[name] = concatenate(source, [one for one in found if one.stage == source.stage and one.artifact])
-    tables["simulations"] |= _mean_parts(tables["simulations"], tables["simulation_rounds"])
+    tables["simulations"] |= _mean_parts([one for one in found if one.stage == "simulate" and one.artifact])
     tables["settings"] = comparison.settings(tables["runs"], tables["rounds"])
     tables["comparisons"] = comparison.comparisons(tables["runs"])
     tables["private_training"] = private.training(tables["settings"], tables["runs"], tables["private_runs"])
@@ -384,7 +387,15 @@ def _table_of(source: Source, one: Scenario) -> Table:
     tables = _artifact(one).tables
     if source.table not in tables:
         raise ArtifactError(f"{one.stage}/{one.stem} has no table {source.table!r}; run its stage again")
-    return tables[source.table]
+    return _thinned(tables[source.table], source.most)
+
+
+def _thinned(table: Table, most: int | None) -> Table:
+    rows = len(next(iter(table.values())).values)
+    if most is None or rows <= most:
+        return table
+    kept = np.arange(most) * (rows - 1) // (most - 1)
+    return {name: Column(column.field, column.values[kept]) for name, column in table.items()}
 
 
 def _key(key: str, found: Sequence[Scenario], lengths: Sequence[int], measured: bool) -> Column:
@@ -403,19 +414,15 @@ def _scenarios(found: Sequence[Scenario]) -> Table:
     return schemas.STUDY_SCENARIOS.table(rows)
 
 
-def _mean_parts(simulations: Table, rounds: Table) -> Table:
+def _mean_parts(simulated: Sequence[Scenario]) -> Table:
     """Mean over each simulation's rounds of the parts of a round, as columns `<part>_seconds`."""
-    stems = simulations["stem"].values
-    position = {stem: i for i, stem in enumerate(stems)}
-    rows = np.array([position[stem] for stem in rounds["stem"].values], dtype=int)
-    counts = np.bincount(rows, minlength=len(stems))
+    rounds = [_artifact(one).tables["rounds"] for one in simulated]
     table = {}
     for part in PARTS:
-        sums = np.bincount(rows, weights=rounds[part].values, minlength=len(stems))
-        means = np.divide(sums, counts, out=np.full(len(stems), np.nan), where=counts > 0)
-        meaning = rounds[part].field
+        meaning = schemas.SIMULATION_ROUNDS.fields[part]
         meaning = replace(meaning, description=f"mean over rounds: {meaning.description}")
-        table[f"{part}_seconds"] = Column(meaning, means)
+        means = [one[part].values.mean() if len(one[part].values) else math.nan for one in rounds]
+        table[f"{part}_seconds"] = Column(meaning, np.array(means, dtype=np.float64))
     return table
 
 

@@ -27,9 +27,9 @@ def profile(sent: int, coding: float, bandwidth: float) -> Artifact:
     ]  # fmt: skip
     costs = [
         {
-            "silo": silo, "node": 0, "samples": 10, "steps": 5, "train_seconds": 1.0, "alone_seconds": 1.0,
+            "silo": silo, "node": 0, "samples": 10, "steps": 5, "train_seconds": 3.0, "alone_seconds": 1.0,
             "alone_evaluate_seconds": 0.0, "alone_encode_seconds": coding, "other_seconds": 0.0,
-            "evaluate_seconds": 0.0, "encode_seconds": coding, "model_seconds": 0.0, "decode_seconds": coding,
+            "evaluate_seconds": 0.5, "encode_seconds": 3 * coding, "model_seconds": 0.0, "decode_seconds": coding,
             "latency": 0.0, "bandwidth": bandwidth,
         }
         for silo in (0, 1)

@@ -51,7 +51,7 @@ def _row(shared: dict[str, Any], link: float, view: resources.View) -> dict[str,
 
 
 def _costs(artifact: Artifact) -> Iterator[resources.Cost]:
-    """One silo's costs: seconds from the profile's summary, bytes as the median of its measured rounds."""
+    """One silo's costs: seconds as it takes with its node to itself, bytes as the median of its measured rounds."""
     silos = artifact.tables["silos"]
     costs = artifact.tables["costs"]
     for index, silo in enumerate(costs["silo"].values):
@@ -59,7 +59,7 @@ def _costs(artifact: Artifact) -> Iterator[resources.Cost]:
         if not mine.any():
             continue
         raw, up, down = (int(np.median(silos[f"{key}_bytes"].values[mine])) for key in ("raw", "up", "down"))
-        keys = ("train", "evaluate", "encode", "decode")
+        keys = ("alone", "alone_evaluate", "alone_encode", "decode")
         yield resources.Cost(int(silo), raw, up, down, *(float(costs[f"{key}_seconds"].values[index]) for key in keys))
 
 

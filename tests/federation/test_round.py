@@ -7,7 +7,7 @@ import pytest
 
 from fedbound import artifacts, study
 from fedbound.codecs import wire
-from fedbound.errors import FederationError, LeaseError
+from fedbound.errors import ArtifactError, FederationError, LeaseError
 from fedbound.federation import checkpoint, stage
 from fedbound.federation.assembly import Assembly
 from fedbound.federation.lease import Lease
@@ -276,9 +276,9 @@ def test_a_failed_write_loses_nothing(tmp_path):
     folder = tmp_path / "c"
 
     def full(artifact):
-        raise artifacts.ArtifactError("no space left")
+        raise ArtifactError("no space left")
 
-    with pytest.raises(artifacts.ArtifactError):
+    with pytest.raises(ArtifactError):
         stage.run(scenario(), {}, checkpoints=folder, transport="local", write=full)
     written = []
     again = stage.run(scenario(), {}, checkpoints=folder, transport="local", write=written.append)

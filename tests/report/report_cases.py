@@ -188,7 +188,9 @@ def profile(exchange: Mapping[str, Any], ratio: float, name: str = "synthetic") 
             silo=k,
             samples=100 + k,
             train_seconds=0.1,
+            alone_seconds=0.1,
             encode_seconds=0.01 * (ratio > 1),
+            alone_encode_seconds=0.01 * (ratio > 1),
             latency=1e-5,
             bandwidth=2e9,
         )

@@ -5,119 +5,64 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedbound.artifacts import Field, Schema
-from fedbound.schemas.bench import BENCH_ROWS
-from fedbound.schemas.bounds import (
-    BOUNDS,
-    BOUNDS_AGGREGATE,
-    BOUNDS_DECISION,
-    BOUNDS_PROBES,
-    BOUNDS_SCALES,
-    BOUNDS_SILOS,
-)
-from fedbound.schemas.privacy import PRIVACY_RESULTS
-from fedbound.schemas.profile import (
-    PROFILE_CODEC,
-    PROFILE_CODEC_TIMES,
-    PROFILE_COSTS,
-    PROFILE_LINK,
-    PROFILE_MESSAGES,
-    PROFILE_NODES,
-    PROFILE_PAIRS,
-    PROFILE_ROUNDS,
-    PROFILE_SERVER,
-    PROFILE_SHARING,
-    PROFILE_SILOS,
-    PROFILE_UTILISATION,
-)
-from fedbound.schemas.run import (
-    RUN_EVALUATIONS,
-    RUN_FAILURES,
-    RUN_GUARD,
-    RUN_PRIVACY,
-    RUN_ROUNDS,
-    RUN_SILOS,
-    RUN_SUMMARY,
-    RUN_TENSORS,
-)
-from fedbound.schemas.simulation import (
-    SIMULATION_EVENTS,
-    SIMULATION_PARTS,
-    SIMULATION_ROUNDS,
-    SIMULATION_SUMMARY,
-    SIMULATION_TIMELINE,
-    SIMULATION_VALIDATION,
-)
-from fedbound.schemas.study import (
-    STUDY_COMPARISONS,
-    STUDY_JOBS,
-    STUDY_KEYS,
-    STUDY_LINK_ADVICE,
-    STUDY_LINKS,
-    STUDY_PARETO,
-    STUDY_PRIVATE,
-    STUDY_PROVENANCE,
-    STUDY_RANKING,
-    STUDY_RECOMMENDATION,
-    STUDY_SCENARIOS,
-    STUDY_SETTINGS,
-)
+from fedbound.schemas import bench, bounds, privacy, profile, run, simulation, study
 
 TABLES: dict[str, dict[str, Schema]] = {
     "profile": {
-        "nodes": PROFILE_NODES,
-        "silos": PROFILE_SILOS,
-        "rounds": PROFILE_ROUNDS,
-        "codec": PROFILE_CODEC,
-        "codec_times": PROFILE_CODEC_TIMES,
-        "link": PROFILE_LINK,
-        "pairs": PROFILE_PAIRS,
-        "messages": PROFILE_MESSAGES,
-        "sharing": PROFILE_SHARING,
-        "utilisation": PROFILE_UTILISATION,
-        "costs": PROFILE_COSTS,
-        "server": PROFILE_SERVER,
+        "nodes": profile.PROFILE_NODES,
+        "silos": profile.PROFILE_SILOS,
+        "rounds": profile.PROFILE_ROUNDS,
+        "codec": profile.PROFILE_CODEC,
+        "codec_times": profile.PROFILE_CODEC_TIMES,
+        "link": profile.PROFILE_LINK,
+        "pairs": profile.PROFILE_PAIRS,
+        "messages": profile.PROFILE_MESSAGES,
+        "sharing": profile.PROFILE_SHARING,
+        "utilisation": profile.PROFILE_UTILISATION,
+        "costs": profile.PROFILE_COSTS,
+        "server": profile.PROFILE_SERVER,
     },
     "calibrate": {
-        "bounds": BOUNDS,
-        "probes": BOUNDS_PROBES,
-        "scales": BOUNDS_SCALES,
-        "decision": BOUNDS_DECISION,
-        "silos": BOUNDS_SILOS,
-        "aggregate": BOUNDS_AGGREGATE,
+        "bounds": bounds.BOUNDS,
+        "probes": bounds.BOUNDS_PROBES,
+        "scales": bounds.BOUNDS_SCALES,
+        "decision": bounds.BOUNDS_DECISION,
+        "silos": bounds.BOUNDS_SILOS,
+        "aggregate": bounds.BOUNDS_AGGREGATE,
     },
     "train": {
-        "rounds": RUN_ROUNDS,
-        "silos": RUN_SILOS,
-        "evaluations": RUN_EVALUATIONS,
-        "tensors": RUN_TENSORS,
-        "failures": RUN_FAILURES,
-        "guard": RUN_GUARD,
-        "privacy": RUN_PRIVACY,
-        "summary": RUN_SUMMARY,
+        "rounds": run.RUN_ROUNDS,
+        "silos": run.RUN_SILOS,
+        "evaluations": run.RUN_EVALUATIONS,
+        "tensors": run.RUN_TENSORS,
+        "failures": run.RUN_FAILURES,
+        "guard": run.RUN_GUARD,
+        "privacy": run.RUN_PRIVACY,
+        "summary": run.RUN_SUMMARY,
     },
-    "privacy": {"results": PRIVACY_RESULTS},
+    "privacy": {"results": privacy.PRIVACY_RESULTS},
     "simulate": {
-        "rounds": SIMULATION_ROUNDS,
-        "summary": SIMULATION_SUMMARY,
-        "timeline": SIMULATION_TIMELINE,
-        "events": SIMULATION_EVENTS,
-        "validation": SIMULATION_VALIDATION,
-        "validation_parts": SIMULATION_PARTS,
+        "rounds": simulation.SIMULATION_ROUNDS,
+        "summary": simulation.SIMULATION_SUMMARY,
+        "timeline": simulation.SIMULATION_TIMELINE,
+        "events": simulation.SIMULATION_EVENTS,
+        "validation": simulation.SIMULATION_VALIDATION,
+        "validation_parts": simulation.SIMULATION_PARTS,
     },
     "collect": {
-        "scenarios": STUDY_SCENARIOS,
-        "settings": STUDY_SETTINGS,
-        "comparisons": STUDY_COMPARISONS,
-        "pareto": STUDY_PARETO,
-        "private_training": STUDY_PRIVATE,
-        "mechanisms": STUDY_RANKING,
-        "links": STUDY_LINKS,
-        "link_advice": STUDY_LINK_ADVICE,
-        "recommendation": STUDY_RECOMMENDATION,
-        "jobs": STUDY_JOBS,
-        "provenance": STUDY_PROVENANCE,
+        "scenarios": study.STUDY_SCENARIOS,
+        "settings": study.STUDY_SETTINGS,
+        "comparisons": study.STUDY_COMPARISONS,
+        "pareto": study.STUDY_PARETO,
+        "private_training": study.STUDY_PRIVATE,
+        "mechanisms": study.STUDY_RANKING,
+        "links": study.STUDY_LINKS,
+        "link_advice": study.STUDY_LINK_ADVICE,
+        "recommendation": study.STUDY_RECOMMENDATION,
+        "jobs": study.STUDY_JOBS,
+        "provenance": study.STUDY_PROVENANCE,
     },
-    "bench": {"rows": BENCH_ROWS},
+    "bench": {"rows": bench.BENCH_ROWS},
 }
 
 _INTRODUCTION = """\
@@ -145,7 +90,7 @@ def markdown() -> str:
         places = {"collect": "results/<study>/study.h5", "bench": "fedbound bench NAME --out FILE.h5"}
         parts.append(f"## {stage}: `{places.get(stage, f'results/<study>/{stage}/*.h5')}`\n")
         parts += [f"### `{name}`\n\n{_rows(schema.fields)}" for name, schema in tables.items()]
-    parts.append(f"{_STUDY_KEYS_TEXT}\n{_rows(STUDY_KEYS)}")
+    parts.append(f"{_STUDY_KEYS_TEXT}\n{_rows(study.STUDY_KEYS)}")
     return "\n".join(parts)
 
 

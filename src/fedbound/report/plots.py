@@ -7,6 +7,7 @@ markers and line styles repeat what colours say, for print in grey.
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -399,18 +400,6 @@ def predicted_against_measured(frames: Frames) -> tuple[Any, str]:
     return figure, f"The study's own run against its prediction; the largest error of a round's time is {worst}."
 
 
-def _more(name: str) -> Draw:
-    """A plot of `simulation_plots`, which needs this module."""
-
-    def draw(frames: Frames) -> tuple[Any, str]:
-        from fedbound.report import simulation_plots
-
-        found: tuple[Any, str] = getattr(simulation_plots, name)(frames)
-        return found
-
-    return draw
-
-
 # ---- profile --------------------------------------------------------------------------------------------------------
 
 
@@ -431,25 +420,11 @@ def codecs(frames: Frames) -> tuple[Any, str]:
     return figure, "One mark per block of a real update, in an early and a late round; up and to the right is better."
 
 
-def _calibrated(name: str) -> Draw:
-    """A plot of calibration.py, which draws with this file's tools and so is imported later."""
+def _later(module: str, name: str) -> Draw:
+    """A plot of a module that draws with this one's tools, and so is imported later."""
 
     def draw(frames: Frames) -> tuple[Any, str]:
-        import fedbound.report.calibration as more
-
-        drawn: tuple[Any, str] = getattr(more, name)(frames)
-        return drawn
-
-    return draw
-
-
-def _profiled(name: str) -> Draw:
-    """A plot of profile_plots.py, which draws with this file's tools and so is imported later."""
-
-    def draw(frames: Frames) -> tuple[Any, str]:
-        from fedbound.report import profile_plots
-
-        drawn: tuple[Any, str] = getattr(profile_plots, name)(frames)
+        drawn: tuple[Any, str] = getattr(importlib.import_module(f"fedbound.report.{module}"), name)(frames)
         return drawn
 
     return draw
@@ -463,9 +438,9 @@ _SECTIONS: dict[str, list[tuple[str, str, Draw]]] = {
     ],
     "calibration": [
         ("calibration", "How large may the error bound be?", calibration),
-        ("calibration-bytes", "What does each bound cost, and where is the knee?", _calibrated("knee")),
-        ("calibration-spread", "Do bounds set silos apart?", _calibrated("spread")),
-        ("calibration-layers", "What is the bound of each tensor?", _calibrated("layers")),
+        ("calibration-bytes", "What does each bound cost, and where is the knee?", _later("calibration", "knee")),
+        ("calibration-spread", "Do bounds set silos apart?", _later("calibration", "spread")),
+        ("calibration-layers", "What is the bound of each tensor?", _later("calibration", "layers")),
     ],
     "privacy": [
         ("privacy", "What does each mechanism cost at each epsilon?", privacy),
@@ -474,16 +449,16 @@ _SECTIONS: dict[str, list[tuple[str, str, Draw]]] = {
     ],
     "simulation": [
         ("round-time", "How long is a round at scale, with and without compression?", simulated_times),
-        ("time-to-target", "Which strategy is there first?", _more("time_to_target")),
+        ("time-to-target", "Which strategy is there first?", _later("simulation_plots", "time_to_target")),
         ("time-shares", "Where does the time go?", where_time_goes),
-        ("timeline", "What does a round look like from inside?", _more("timeline")),
+        ("timeline", "What does a round look like from inside?", _later("simulation_plots", "timeline")),
         ("validation", "Can the predictions be trusted?", predicted_against_measured),
     ],
     "profile": [
         ("codecs", "How fast and how strong are the codecs?", codecs),
-        ("break-even", "On which links does each codec pay?", _profiled("break_even")),
-        ("messages", "What does a message cost, and does a line describe it?", _profiled("messages")),
-        ("sharing", "How much slower are ranks that share a node's cores?", _profiled("sharing")),
-        ("utilisation", "How busy is a node during the rounds?", _profiled("utilisation")),
+        ("break-even", "On which links does each codec pay?", _later("profile_plots", "break_even")),
+        ("messages", "What does a message cost, and does a line describe it?", _later("profile_plots", "messages")),
+        ("sharing", "How much slower are ranks that share a node's cores?", _later("profile_plots", "sharing")),
+        ("utilisation", "How busy is a node during the rounds?", _later("profile_plots", "utilisation")),
     ],
 }

@@ -6,7 +6,7 @@
 #   TORCH_INDEX  package index that torch comes from, and torch alone. Empty: the index that pip uses anyway, which on Linux
 #                has the CUDA build. CPU only: https://download.pytorch.org/whl/cpu
 #                A certain CUDA:      https://download.pytorch.org/whl/cu130
-#   STUDY        file, or files in order, of the keys that differ from config/config.yaml
+#   STUDY        the study: a file, or files in order, each changing what those before it say
 #   ARGS         further arguments of snakemake or pytest
 #   WORKERS      processes that share the tests of `make test`                             (2)
 
@@ -112,7 +112,7 @@ simgrid: $(STAMP_INSTALL)
 study: $(STAMP_INSTALL)
 	@$(BIN)/fedbound check $(STUDY)
 	$(SNAKEMAKE) $(ARGS) --configfile $(STUDY)
-	@$(BIN)/fedbound summary "results/$(call study_name,config/config.yaml $(STUDY))/study.h5"
+	@$(BIN)/fedbound summary "results/$(call study_name,$(STUDY))/study.h5"
 
 # --- test --------------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from fedbound import workflow as fedbound_workflow
 if workflow.is_main_process:
     # A job's own snakemake has the frozen plan: an edit of the study, even one that breaks it, does not reach it.
     config = fedbound_workflow.read_config(
-        ["config/config.yaml", *workflow.overwrite_configfiles],
+        workflow.overwrite_configfiles or ["config/config.yaml"],
         workflow.config_settings.config,
     )
 

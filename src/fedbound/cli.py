@@ -340,7 +340,7 @@ def _submit(arguments: argparse.Namespace) -> None:
     if arguments.cores < 1:
         raise InputError(f"--cores: {arguments.cores} is refused: give at least 1")
     default = Path("config/config.yaml")
-    made = plan.make(study_file.read([default, *arguments.study] if default.exists() else arguments.study))
+    made = plan.make(study_file.read(arguments.study or [default]))
     expense.refuse_above_limit(made)
     options = shlex.split(arguments.snakemake)
     cells = arguments.cores * max(made.resources[stage]["mem_mb"] for stage in LIGHT) if arguments.cores > 1 else 0

@@ -21,7 +21,8 @@ sweep: each combination is a scenario of its own. A part (codec, model, algorith
 too. Where settings differ in several keys at once, a section is a list of mappings, each a sweep of its own:
 `exchange: [{codec: none}, {codec: sz2, mode: weights, bound: 0.01}]`. `privacy: off`, `simulation: off` and
 `profiling: off` leave a stage out; profiles are what simulations are computed from. Unknown keys are refused with the
-nearest one. `fedbound check FILE` validates, and `fedbound schema` prints JSON Schema for editors.
+nearest one. Given several files (`make study STUDY="A B"`, `fedbound plan A B`), each changes what those before it say.
+`fedbound check FILE` validates, and `fedbound schema` prints JSON Schema for editors.
 
 | key | default | meaning |
 | --- | --- | --- |

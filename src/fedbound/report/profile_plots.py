@@ -21,17 +21,14 @@ def break_even(frames: Frames) -> tuple[Any, str]:
         raise Missing("Not shown: no profiled codec saves bytes and takes time (stage profile).")
     bandwidths = np.geomspace(max(0.1, found.break_even.min() / 100), 100 * found.break_even.max(), 200)
     figure, axes = _axes()
-    # a row of `links` has the ways' times on its own link; bytes and seconds follow from them
     settings = list(dict.fromkeys(found.setting))[:MOST]
     for i, setting in enumerate(settings):
         one = found[found.setting == setting].drop_duplicates("silo")
-        raw = one.plain_seconds * one.bandwidth  # Mbit
-        coding = raw * _saved(one) / one.break_even  # seconds: encoding and decoding
-        speedups = [raw / b / (raw * (1 - _saved(one)) / b + coding) for b in bandwidths]
-        middle = np.array([s.median() for s in speedups])
-        low, high = (np.array([getattr(s, pick)() for s in speedups]) for pick in ("min", "max"))
-        axes.plot(bandwidths, middle, label=setting, color=COLOURS[i], linestyle=LINES[i])
-        axes.fill_between(bandwidths, low, high, color=COLOURS[i], alpha=0.15, linewidth=0)
+        speedups = _speedups(one, bandwidths)
+        axes.plot(bandwidths, np.median(speedups, axis=1), label=setting, color=COLOURS[i], linestyle=LINES[i])
+        axes.fill_between(
+            bandwidths, speedups.min(axis=1), speedups.max(axis=1), color=COLOURS[i], alpha=0.15, linewidth=0
+        )
         at = float(one.break_even.median())
         axes.plot([at], [1.0], MARKERS[i], color=COLOURS[i], label=f"{setting}: break-even at {at:,.0f} Mbit/s")
     axes.plot(bandwidths[[0, -1]], [1.0, 1.0], color=GREY, linewidth=1)
@@ -47,12 +44,15 @@ def break_even(frames: Frames) -> tuple[Any, str]:
     )
 
 
-def _saved(links: pd.DataFrame) -> Any:
-    """The share of bytes that each silo's codec saves, from its ways' times on one link."""
-    # coded = coding + sent / B and coding = (raw - sent) / break_even, in seconds and Mbit
-    raw = links.plain_seconds * links.bandwidth
-    gap = links.coded_seconds - raw / links.bandwidth
-    return gap / (raw * (1 / links.break_even - 1 / links.bandwidth))
+def _speedups(links: pd.DataFrame, bandwidths: np.ndarray) -> np.ndarray:
+    """Times as fast as uncompressed, float64 [bandwidths, silos], from the ways' times on each silo's own link.
+
+    coded = coding + sent / B and coding = (raw - sent) / break-even, in seconds and Mbit.
+    """
+    link, limit = links.bandwidth.to_numpy(), links.break_even.to_numpy()
+    raw = links.plain_seconds.to_numpy() * link
+    saved = (links.coded_seconds.to_numpy() - raw / link) / (raw * (1 / limit - 1 / link))  # share of the bytes
+    return raw / (raw * (1 - saved) + bandwidths[:, None] * raw * saved / limit)
 
 
 def messages(frames: Frames) -> tuple[Any, str]:

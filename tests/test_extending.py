@@ -19,11 +19,15 @@ PARTS = [path for path in BLOCKS if path.startswith("src/")]
 TESTS = [path for path in BLOCKS if path.startswith("tests/")]
 
 
+def module_name(path: str) -> str:
+    return ".".join(Path(path).with_suffix("").parts[1:])
+
+
 def load(path: str, folder: Path) -> types.ModuleType:
     """The module of a block, under the name that it would have in the package."""
     file = folder / Path(path).name
     file.write_text(BLOCKS[path])
-    name = ".".join(Path(path).with_suffix("").parts[1:])
+    name = module_name(path)
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
@@ -40,13 +44,12 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for kind in kinds:
         kind.available()
         monkeypatch.setattr(kind, "_entries", dict(kind._entries))
-    modules = dict(sys.modules)
     monkeypatch.syspath_prepend(ROOT / "tests/federation")
     for path in PARTS:
         load(path, tmp_path)
     yield
-    for name in set(sys.modules) - set(modules):
-        del sys.modules[name]
+    for path in BLOCKS:
+        sys.modules.pop(module_name(path), None)
 
 
 def test_the_page_has_a_part_and_a_test_of_each_kind():

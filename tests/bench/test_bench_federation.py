@@ -16,15 +16,16 @@ from fedbound.errors import InputError
 
 
 @pytest.mark.mpi
-def test_both_loops_train_the_same_model(tmp_path: Path) -> None:
+def test_all_loops_train_the_same_model(tmp_path: Path) -> None:
     """Same samples, order, steps and mean: the weights agree to float32's rounding, so the times compare like work."""
     settings = {"hidden": [16], "epochs": 1, "rounds": 3, "silos": 2}
     found = {
         loop: [under_mpi("fedbound.bench.round", 3, {"loop": loop, **settings})] * 3
-        for loop in (rounds.OURS, rounds.PEER)
+        for loop in (rounds.OURS, rounds.REDUCED, rounds.PEER)
     }
-    ours, plain = (found[loop][0] for loop in (rounds.OURS, rounds.PEER))
+    ours, reduced, plain = (found[loop][0] for loop in (rounds.OURS, rounds.REDUCED, rounds.PEER))
     assert ours["checksum"] == pytest.approx(plain["checksum"], rel=1e-6)
+    assert reduced["checksum"] == pytest.approx(plain["checksum"], rel=1e-6)
     assert 0 < ours["train_seconds"] <= ours["round_seconds"]
     found[appfl.AS_SHIPPED] = [{**plain, "round_seconds": 3 * ours["round_seconds"]}]
     rows = rounds._rows("small", found)

@@ -24,16 +24,24 @@ from fedbound.privacy import rounds as accounting
 SILOS, ROUNDS, MULTIPLIER = 2, 3, 4.0
 
 
-def scenario(algorithm: str = "fedavg", scheduler: object = "sync", private: bool = True) -> study.TrainScenario:
+def scenario(
+    algorithm: str = "fedavg", scheduler: object = "sync", private: bool = True, reduce: bool = False
+) -> study.TrainScenario:
     privacy = {"noise_multiplier": MULTIPLIER, "insecure_seed": True} if private else None
     return study.TrainScenario(
         study="t",
         data=study.Data(silos=SILOS),
         model={"name": "mlp", "hidden": [4]},
         training=study.Training(
-            rounds=ROUNDS, local_epochs=1, batch_size=512, algorithm=algorithm, scheduler=scheduler, privacy=privacy
+            rounds=ROUNDS,
+            local_epochs=1,
+            batch_size=512,
+            algorithm=algorithm,
+            scheduler=scheduler,
+            privacy=privacy,
+            reduce=reduce,
         ),
-        exchange=study.Exchange(codec="sz3", bound=0.1),
+        exchange=study.Exchange(codec="none" if reduce else "sz3", bound=0.1),
         seed=5,
     )
 
@@ -136,18 +144,19 @@ def _data_once(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "scheduler", "private", "every", "eager", "stride"),
+    ("algorithm", "scheduler", "private", "reduce", "every", "eager", "stride"),
     [
-        ("fedavg", "sync", True, 1, False, 1),
-        ("iiadmm", "sync", True, 2, True, 2),
-        ("fedavgm", {"name": "sync", "participation": 0.5}, False, 1, True, 3),
-        ("fedbuff", {"name": "buffered", "buffer": 1}, True, 1, True, 3),
+        ("fedavg", "sync", True, False, 1, False, 1),
+        ("iiadmm", "sync", True, False, 2, True, 2),
+        ("fedavgm", {"name": "sync", "participation": 0.5}, False, False, 1, True, 3),
+        ("fedbuff", {"name": "buffered", "buffer": 1}, True, False, 1, True, 3),
+        ("fedadam", "sync", False, True, 2, True, 3),
     ],
 )
 def test_killed_after_any_step_a_run_ends_as_if_nothing_had_happened(
-    tmp_path, monkeypatch, algorithm, scheduler, private, every, eager, stride
+    tmp_path, monkeypatch, algorithm, scheduler, private, reduce, every, eager, stride
 ):
-    s = scenario(algorithm, scheduler, private)
+    s = scenario(algorithm, scheduler, private, reduce)
     monkeypatch.setattr(LocalTransport, "receive", _answers_first(LocalTransport.receive))
     steps = Steps(monkeypatch, eager)
     steps.start(-1)

@@ -1,7 +1,8 @@
 """What a round costs beside its training: ours against a minimal FedAvg in mpi4py, on the same work.
 
-The minimal loop is what one would write by hand: Bcast of a flat float32 vector, local training by the very same
-function, Reduce of the weighted models. Both train digits with the same model, samples, order and steps; the exchange
+Ours runs twice: with updates in messages, and with `training.reduce`, where ranks add them up. The minimal loop is what
+one would write by hand: Bcast of a flat float32 vector, local training by the very same function, Reduce of the
+weighted models. All train digits with the same model, samples, order and steps; the exchange
 is uncompressed, nothing is evaluated or saved. Runs alternate; figures are medians over runs of the median round, the
 first one of each run left out. A waiting rank of the minimal loop spins, ours polls with a growing pause, so that on a
 machine with fewer cores than ranks the minimal loop takes time from the silos that train: the server's processor time
@@ -29,6 +30,7 @@ from fedbound.bench.rows import Row, aligned, find
 BENCH = "round"
 PEER = "minimal mpi4py"
 OURS = "fedbound"
+REDUCED = "fedbound, reduce"
 CASES = {  # hidden units, local epochs
     "small round": ([64], 1),
     "large model, short round": ([1024, 1024], 1),
@@ -69,7 +71,7 @@ def _idle_rows(quick: bool, say: Callable[[str], None]) -> list[Row]:
 
 def measured(settings: dict[str, Any], turns: int, interpreter: Path | None) -> dict[str, list[dict[str, float]]]:
     """Figures of so many runs of every loop, in turn and back; APPFL as it ships once only, with fewer rounds."""
-    loops = [OURS, PEER, *(appfl.SETTINGS if interpreter else ())]
+    loops = [OURS, REDUCED, PEER, *(appfl.SETTINGS if interpreter else ())]
     found: dict[str, list[dict[str, float]]] = {loop: [] for loop in loops}
     for turn in range(turns):
         for loop in loops if turn % 2 else reversed(loops):
@@ -154,7 +156,11 @@ def _assembly(settings: dict[str, Any]) -> Any:
     from fedbound.registry import MODELS
 
     training = study.Training(
-        rounds=settings["rounds"], local_epochs=settings["epochs"], evaluate_every=10**6, learning_rate=0.01
+        rounds=settings["rounds"],
+        local_epochs=settings["epochs"],
+        evaluate_every=10**6,
+        learning_rate=0.01,
+        reduce=settings.get("loop") == REDUCED,
     )
     data = study.Data.model_validate({"silos": settings["silos"], "partition": "iid"})
     model = MODELS.normalise({"name": "mlp", "hidden": settings["hidden"]})
@@ -175,7 +181,7 @@ def _ours(settings: dict[str, Any], comm: Any) -> dict[str, float] | None:
     if comm.rank:
         silo = assembly.silo(comm.rank - 1)
         comm.Barrier()
-        endpoint = MpiEndpoint(comm)
+        endpoint = MpiEndpoint(comm, {comm.rank - 1: silo})
         serve({comm.rank - 1: silo}, endpoint.receive, endpoint.send)
         return None
     server = assembly.server(MpiTransport(comm, settings["silos"]))
@@ -256,7 +262,7 @@ def _main() -> None:
         from fedbound.models import training
 
         training.train = _no_training  # type: ignore[assignment]
-    found = (_ours if settings["loop"] == OURS else _plain)(settings, MPI.COMM_WORLD)
+    found = (_plain if settings["loop"] == PEER else _ours)(settings, MPI.COMM_WORLD)
     if found is not None:
         print(json.dumps(found), flush=True)
 

@@ -74,8 +74,15 @@ class Encoder:
             encoding.error_over_bound = max(encoding.error_over_bound, checked.error_over_bound)
             values = v[block.start : block.stop]
             encoding.records.append(_record(index, values, checked.codec_id, checked.bound, checked.payload))
-        encoding.records += self._integer_records(integers)
+        encoding.records += self.integer_records(integers)
         return encoding
+
+    def check(self, v: np.ndarray) -> None:
+        """Raise FederationError, with the tensor's name, where the flat float32 vector `v` holds NaN or infinities."""
+        for block in self.layout.blocks:
+            values = v[block.start : block.stop]
+            if not all_finite(values):
+                raise self._refused(block, values)
 
     def _checked(self, v: np.ndarray, rule: BoundRule, factor: float) -> list[Checked]:
         def one(block: Block) -> Checked:
@@ -91,7 +98,10 @@ class Encoder:
             return encode_checked(self.codec, values, factor * rule.absolute(block, values))
         if self.non_finite == "lossless":
             return encode_checked(codecs.get("lossless"), values, 0.0)
-        raise FederationError(
+        raise self._refused(block, values)
+
+    def _refused(self, block: Block, values: np.ndarray) -> FederationError:
+        return FederationError(
             f"the update of tensor {self._culprit(block, values)!r} holds NaN or infinite values; "
             "lower the learning rate or check the data"
         )
@@ -102,7 +112,8 @@ class Encoder:
         inside = ((n, flat[slices[n].start - block.start : slices[n].stop - block.start]) for n in block.tensors)
         return next(name for name, part in inside if not np.isfinite(part).all())
 
-    def _integer_records(self, integers: list[np.ndarray]) -> list[Record]:
+    def integer_records(self, integers: list[np.ndarray]) -> list[Record]:
+        """Records of a model's integer tensors, lossless."""
         codec = codecs.get("lossless")
         first = len(self.layout.blocks)
         return [
@@ -151,21 +162,39 @@ def decode_records(
         raise MessageError(f"message from {who} does not hold exactly the model's {count} records; it is rejected")
     integers = [np.empty(tuple(s.shape), np.dtype(s.dtype)) for s in layout.integers]
     for record in message.records:
-        target = _target(layout, record.name, out, integers, extras)
-        decoder = accepted.get(record.codec)
-        if decoder is None:
-            name = codecs.by_id(record.codec).name
-            raise MessageError(
-                f"message from {who}: record {record.name} is of the codec {name!r}, which this run does not use; "
-                "it is rejected"
-            )
-        try:
-            decoder.decode(record.payload, target)
-        except ValueError as error:
-            raise MessageError(
-                f"message from {who}: record {record.name} does not decode ({error}); it is rejected"
-            ) from None
+        _decode_record(who, record, _target(layout, record.name, out, integers, extras), accepted)
     return integers
+
+
+def decode_integers(layout: Layout, message: Message) -> list[np.ndarray]:
+    """Decode the records of a silo's message that carries the model's integer tensors alone.
+
+    Raises:
+        MessageError: the records are others, one is of a codec that is not exact, or does not decode.
+    """
+    who, first = f"silo {message.sender}", len(layout.blocks)
+    if sorted(record.name for record in message.records) != list(range(first, layout.extra(0))):
+        raise MessageError(f"message from {who} holds other records than the model's integer tensors; it is rejected")
+    integers = [np.empty(tuple(s.shape), np.dtype(s.dtype)) for s in layout.integers]
+    for record in message.records:
+        _decode_record(who, record, integers[record.name - first], decoders())
+    return integers
+
+
+def _decode_record(who: str, record: Record, target: np.ndarray, accepted: Decoders) -> None:
+    decoder = accepted.get(record.codec)
+    if decoder is None:
+        name = codecs.by_id(record.codec).name
+        raise MessageError(
+            f"message from {who}: record {record.name} is of the codec {name!r}, which this run does not use; "
+            "it is rejected"
+        )
+    try:
+        decoder.decode(record.payload, target)
+    except ValueError as error:
+        raise MessageError(
+            f"message from {who}: record {record.name} does not decode ({error}); it is rejected"
+        ) from None
 
 
 def _target(

@@ -82,7 +82,12 @@ class Receiver:
         codec: the codec that silos use; besides it, only exact ones are accepted.
         non_finite: "reject" refuses updates that decode to NaN or infinities, "lossless" lets them through.
         extras: further vectors that come with each update.
+
+    Attributes:
+        beside: bytes of an update that leave the silo, but not in its message.
     """
+
+    beside: int = 0
 
     def __init__(self, layout: Layout, mode: str, codec: codecs.Codec, non_finite: str = "reject", extras: int = 0):
         self.layout = layout

@@ -6,9 +6,9 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fedbound import study
 from fedbound.codecs import Codec
@@ -18,6 +18,7 @@ from fedbound.exchange import bounds as rules
 from fedbound.exchange import downlink, perturb
 from fedbound.exchange.blocks import Encoder
 from fedbound.exchange.layout import Layout, State
+from fedbound.exchange.reduction import ReducedReceiver, ReducedUplink
 from fedbound.exchange.uplink import Receiver, Uplink
 from fedbound.federation import checkpoint, ledger, schedulers, team
 from fedbound.federation.algorithms import Algorithm, Client
@@ -32,7 +33,7 @@ from fedbound.federation.server import Server
 from fedbound.federation.silo import Silo
 from fedbound.federation.spending import Nothing, Spending, Updates
 from fedbound.federation.summing import OfSums
-from fedbound.federation.transports import Transport
+from fedbound.federation.transports import Reducing, Transport
 from fedbound.federation.transports.local import LocalTransport
 from fedbound.privacy import rounds
 from fedbound.registry import ALGORITHMS, CODECS
@@ -78,6 +79,8 @@ class Assembly:
             team.check(module)
         self._check_privacy()
         self._check_guard()
+        if self.training.reduce:
+            study.check_reduced_exchange(self.exchange)
         self.scheduler().check(self.data.silos)
         for direction, silo in _ENDS:  # refuse foreign bounds before anything starts
             rules.rule(self.exchange, layout, silo, self.bounds, direction)
@@ -180,6 +183,9 @@ class Assembly:
         if self.private is not None:
             sent = Resend(folder.parent / f"sent-{number}" if folder else None, 2 * checkpoint_every + 2)
             return self.private.silo(parts, ends, sent)
+        if self.training.reduce:
+            share = len(self.silos.silos[number].train) / self._samples
+            return Silo(*parts, ReducedUplink(self.encoder("up", number), share), *ends)
         feedback = bool(self.exchange.error_feedback)
         uplink = Uplink(self.encoder("up", number), self.exchange.mode, feedback, self._perturbation(number))
         if self.steps is not None:
@@ -202,6 +208,11 @@ class Assembly:
         if self.private is not None:
             receiver = self.private.receiver(folder.parent / "sums.jsonl" if folder else None)
             exchange.receiver, algorithm = receiver, OfSums(algorithm, receiver)
+        if self.training.reduce:
+            timeout = self.training.silo_timeout or None
+            reduce = partial(cast(Reducing, transport).reduce, timeout=timeout)
+            reduced = ReducedReceiver(self.layout, self._samples, reduce)
+            exchange.receiver, algorithm = reduced, OfSums(algorithm, reduced)
         return Server(
             self.layout,
             self.initial_state(),
@@ -218,6 +229,11 @@ class Assembly:
             {silo: ledger.releases(folder.parent, silo) for silo in range(transport.silos)} if folder else None,
             absent,
         )
+
+    @property
+    def _samples(self) -> int:
+        """Training samples of all silos."""
+        return sum(len(split.train) for split in self.silos.silos)
 
     def _perturbation(self, number: int) -> perturb.Perturbation | None:
         """What silo `number` does to its updates under differential privacy."""

@@ -76,7 +76,7 @@ def _need(message: wire.Message, fields: set[str]) -> None:
         raise MessageError(f"message from silo {message.sender} lacks the field {min(missing)!r}; it is rejected")
 
 
-def update(waiting: Waiting, task: Task, round_: int, started: float) -> dict[str, Any]:
+def update(waiting: Waiting, task: Task, round_: int, started: float, beside: int = 0) -> dict[str, Any]:
     """The row of one update in the table of silos, but for what folding it told.
 
     Args:
@@ -84,13 +84,14 @@ def update(waiting: Waiting, task: Task, round_: int, started: float) -> dict[st
         task: what its silo was asked for.
         round_: that it is part of.
         started: when that round was dispatched, seconds on the run's clock.
+        beside: bytes of it that left the silo, but not in its message.
     """
     message = waiting.message
     fields = message.fields
     return {
         "round": round_,
         "silo": message.sender,
-        "bytes_up": len(waiting.buffer),
+        "bytes_up": len(waiting.buffer) + beside,
         "bytes_down": task.size,
         "payload_down": task.payload,
         "arrival_seconds": waiting.time - started,
@@ -102,9 +103,18 @@ def update(waiting: Waiting, task: Task, round_: int, started: float) -> dict[st
         "evaluate_seconds": fields.get("evaluate_seconds", 0.0),
         "model_seconds": fields.get("decode_seconds", 0.0),
         "releases": int(fields.get("releases", 0)),
-        "payload_up": sum(len(record.payload) for record in message.records),
+        "payload_up": sum(len(record.payload) for record in message.records) + beside,
         "raw_up": int(fields["raw_bytes"]),
     }
+
+
+def of_update(layout: Layout, message: wire.Message, beside: int) -> Iterator[dict[str, Any]]:
+    """One row per block of an update; where it left `beside` its message, as the float32 values that it is."""
+    if not beside:
+        yield from tensors(layout, message.records)
+        return
+    for block in layout.blocks:
+        yield {"block": block.name, "values": block.size, "bound": 0.0, "bytes": 4 * block.size}
 
 
 def tensors(layout: Layout, records: list[wire.Record]) -> Iterator[dict[str, Any]]:

@@ -447,11 +447,13 @@ class Server:
 
     def _note_update(self, waiting: Waiting, task: Task, staleness: int, **seconds: float) -> None:
         self.lost.add(waiting.message)
-        row = rows.update(waiting, task, self.version + 1, self.row_started - self.clock)
+        beside = self.receiver.beside
+        row = rows.update(waiting, task, self.version + 1, self.row_started - self.clock, beside)
+        self.row["bytes_up"] += beside
         for key in ("payload_up", "raw_up", "violations"):
             self.row[key] += row[key]
         self.records.add("silos", **row, staleness=staleness, **seconds)
-        for one in rows.tensors(self.layout, waiting.message.records):
+        for one in rows.of_update(self.layout, waiting.message, beside):
             self.records.add("tensors", round=row["round"], direction="up", silo=row["silo"], **one)
 
     def _commit(self, pending: list[Action]) -> None:

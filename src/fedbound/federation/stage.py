@@ -140,12 +140,12 @@ def _serve_silos(
     held = mpi.hosted(comm.rank, comm.size, assembly.data.silos, server_hosts) if own is None else [own.silo]
     numbers = [number for number in held if number not in said["absent"]]
     watch.tell(watch.Rank(str(root), epoch, comm.rank, numbers))
-    endpoint = mpi.MpiEndpoint(comm)
     if own is not None and own.rank:
         own.follow(assembly.silo(own.silo))
-        endpoint.close()
+        mpi.MpiEndpoint(comm).close()
         return
     silos = {number: assembly.silo(number, epoch_folder(root, epoch), checkpoint_every) for number in numbers}
+    endpoint = mpi.MpiEndpoint(comm, silos)
     for silo in silos.values():
         silo.team = own
     serve(silos, endpoint.receive, endpoint.send)

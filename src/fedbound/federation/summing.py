@@ -1,14 +1,13 @@
 """Federated rounds in which the server sees sums only: the silo's end, and the algorithm around the sum.
 
-The sum's mean takes the place of the updates: the algorithm folds it as one update. Silos weigh alike, whatever their
-samples: a weight would be one more sensitivity.
+The sum's mean takes the place of the updates: the algorithm applies it as that of updates. In secure sums silos weigh
+alike, whatever their samples: a weight would be one more sensitivity.
 """
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,8 +15,8 @@ from fedbound.codecs import wire
 from fedbound.exchange.blocks import Encoding
 from fedbound.exchange.layout import Layout, State
 from fedbound.exchange.perturb import Draw
-from fedbound.exchange.summation import SumReceiver, SumUplink
-from fedbound.federation.algorithms import Algorithm, Client, Contribution
+from fedbound.exchange.summation import SumUplink
+from fedbound.federation.algorithms import Client, Contribution, Mean
 from fedbound.federation.resend import Resend, Sent
 from fedbound.federation.silo import Silo, round_seed
 
@@ -130,17 +129,28 @@ def _crc(state: State) -> int:
     return zlib.crc32(np.ascontiguousarray(state.vector).data)
 
 
+class MeanSource(Protocol):
+    """A receiver that gives the mean of a round's updates, and none of them."""
+
+    def clear(self) -> None:
+        """Begin a round."""
+        ...
+
+    def take(self) -> np.ndarray | None:
+        """The mean update, flat float64; None where there is none."""
+        ...
+
+
 class OfSums:
     """An algorithm whose server step is of the mean of updates, told the mean of a sum instead."""
 
     needs_base = False
     wants_global_loss = False
 
-    def __init__(self, inner: Algorithm, receiver: SumReceiver):
+    def __init__(self, inner: Mean, receiver: MeanSource):
         self.inner = inner
         self.receiver = receiver
         self.synchronous = inner.synchronous
-        self.about: Contribution | None = None
 
     def check(self, module: Any) -> None:
         self.inner.check(module)
@@ -150,18 +160,14 @@ class OfSums:
 
     def begin(self, size: int, silos: int) -> None:
         self.receiver.clear()
-        self.inner.begin(size, 1)
 
     def fold(self, update: np.ndarray, about: Contribution) -> None:
-        """The update is none: the receiver has added the message to its sum."""
-        self.about = about
+        """The update is none: the receiver knows of the message."""
 
     def finish(self, model: np.ndarray) -> None:
         mean = self.receiver.take()
         if mean is not None:
-            assert self.about is not None
-            self.inner.fold(mean, replace(self.about, silo=-1, samples=1))
-            self.inner.finish(model)
+            self.inner.apply(model, mean)
 
     def state(self) -> dict[str, np.ndarray]:
         return self.inner.state()

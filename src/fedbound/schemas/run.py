@@ -9,10 +9,14 @@ RUN_ROUNDS = Schema(
     {
         "round": whole("1", "rounds completed; row 0 is the initial model"),
         **FAIRNESS,
-        "bytes_up": whole("byte", "bytes of all messages silo to server in this round, headers included"),
+        "bytes_up": whole(
+            "byte",
+            "bytes of all messages silo to server in this round, headers included; with training.reduce also of what "
+            "silos put into the sum",
+        ),
         "bytes_down": whole("byte", "bytes of all messages server to silo in this round, headers included"),
         "payload_up": whole(
-            "byte", "bytes of the encoded tensors in the round's updates; bytes_up also counts headers"
+            "byte", "bytes of the encoded tensors in the round's updates or its sum; bytes_up also counts headers"
         ),
         "payload_down": whole("byte", "bytes of the encoded tensors in the round's models"),
         "raw_up": whole("byte", "bytes the round's updates would take uncompressed, without headers"),
@@ -27,7 +31,9 @@ RUN_ROUNDS = Schema(
         "error_correlation": real("1", "mean correlation of two silos' errors; NaN as error_measured", True),
         "violations": whole("1", "blocks whose error exceeded the bound and were sent again by a tighter encoding"),
         "seconds": seconds("wall time of the round at the server, from dispatch to the new model"),
-        "aggregate_seconds": seconds("time the server spent folding updates, decoding apart"),
+        "aggregate_seconds": seconds(
+            "time the server spent folding updates, decoding apart; with training.reduce the whole sum"
+        ),
         "decode_seconds": seconds("time the server spent decoding updates"),
         "wait_seconds": seconds("time the server waited for messages"),
         "checkpoint_seconds": seconds("time the server spent writing its checkpoint"),
@@ -46,8 +52,12 @@ RUN_SILOS = Schema(
         "steps": whole("1", "local steps taken"),
         "releases": whole("1", "noised updates that the silo has made so far, restarts included; 0 without privacy"),
         "train_loss": real("nat", "mean training loss over the round's local steps; nan under privacy"),
-        "bytes_up": whole("byte", "bytes of the update message, header included"),
-        "payload_up": whole("byte", "bytes of the encoded tensors in the update message"),
+        "bytes_up": whole(
+            "byte",
+            "bytes of the update message, header included; with training.reduce also of the silo's part of the sum, 4 "
+            "a value, wherever it was added up",
+        ),
+        "payload_up": whole("byte", "bytes of the encoded tensors in the update message, or of the silo's part"),
         "raw_up": whole("byte", "bytes the update would take uncompressed"),
         "bytes_down": whole("byte", "bytes of the model messages, headers included"),
         "payload_down": whole("byte", "bytes of the encoded tensors in the model messages"),

@@ -65,6 +65,7 @@ __all__ = [
     "Training",
     "TrainingPrivacy",
     "check_private_exchange",
+    "check_reduced_exchange",
     "expand",
     "parse",
     "registry_of",
@@ -143,10 +144,12 @@ def _is_off(config: Mapping[str, Any], key: str) -> bool:
 
 
 def _refuse_compressed_sums(trainings: Iterable[Training], exchanges: Iterable[Exchange]) -> None:
-    """Raises InputError where updates of a secure sum would be sent through a codec, or be no updates."""
+    """Raises InputError where updates of a sum would be sent through a codec, or be no updates."""
     for training, exchange in itertools.product(trainings, exchanges):
         if training.privacy is not None:
             check_private_exchange(training.privacy, exchange)
+        if training.reduce:
+            check_reduced_exchange(exchange)
 
 
 def check_private_exchange(privacy: TrainingPrivacy, exchange: Exchange) -> None:
@@ -169,6 +172,25 @@ def check_private_exchange(privacy: TrainingPrivacy, exchange: Exchange) -> None
         raise InputError(
             "exchange.non_finite: 'lossless' is refused with training.privacy: NaN and infinite values cannot be "
             "clipped; use 'reject'"
+        )
+
+
+def check_reduced_exchange(exchange: Exchange) -> None:
+    """Raise InputError where updates cannot be added up on their way.
+
+    Raises:
+        InputError: a codec either way, or values that have no sum.
+    """
+    for key, codec in (("codec", exchange.codec), ("downlink", exchange.downlink)):
+        if codec is not None and codec["name"] != "none":
+            raise InputError(
+                f"exchange.{key}: {codec['name']!r} is refused with training.reduce: true, which adds up uncompressed "
+                "updates; set it to 'none', or training.reduce to false"
+            )
+    if exchange.non_finite == "lossless":
+        raise InputError(
+            "exchange.non_finite: 'lossless' is refused with training.reduce: true: NaN and infinite values have no "
+            "sum; use 'reject'"
         )
 
 

@@ -191,6 +191,12 @@ class Training(LocalTraining):
         exclude_if=lambda ranks: ranks == 1,  # so that runs of before it was there are the same scenarios
         description="MPI ranks of each silo, among which it splits its mini-batches; on CUDA a GPU each",
     )
+    reduce: bool = Field(
+        default=False,
+        exclude_if=lambda on: not on,  # so that runs of before it was there are the same scenarios
+        description="silos add up their updates themselves, by one MPI Reduce a round, instead of sending them "
+        "(uncompressed synchronous runs)",
+    )
 
     @model_validator(mode="after")
     def _fits_scheduler(self) -> Training:
@@ -203,7 +209,32 @@ class Training(LocalTraining):
                 "scheduler; use 'sync' without participation and quorum, or another algorithm"
             )
         self._check_privacy(in_step)
+        self._check_reduce(in_step)
         return self
+
+    def _check_reduce(self, in_step: bool) -> None:
+        """Refuse what a sum of all silos' updates is not enough for."""
+        if not self.reduce:
+            return
+        if not in_step:
+            raise ValueError(
+                "reduce: true sums one update of every silo in every round and does not go with this scheduler; use "
+                "'sync' without participation and quorum, or reduce: false"
+            )
+        if not getattr(ALGORITHMS.make(self.algorithm), "of_mean", False):
+            raise ValueError(
+                f"reduce: true is refused with the algorithm {self.algorithm['name']!r}, which needs each silo's own "
+                "update; use 'fedavg', 'fedprox', 'fedavgm', 'fedadam', 'fedyogi' or 'fedadagrad', or reduce: false"
+            )
+        refused = {
+            "on_failure": (self.on_failure, "abort", "a sum cannot go on without one of its silos"),
+            "ranks_per_silo": (self.ranks_per_silo, 1, "the sum is over ranks that hold whole silos"),
+            "privacy": (self.privacy and self.privacy.mechanism, None, "private updates are sent one by one"),
+        }
+        for key, (value, needed, why) in refused.items():
+            if value != needed:
+                mend = "null" if needed is None else needed
+                raise ValueError(f"reduce: true is refused with {key} {value!r}: {why}; use {mend}, or reduce: false")
 
     def _check_privacy(self, in_step: bool) -> None:
         """Refuse what the accounting does not cover."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 
 class Transport(Protocol):
     """The server's end."""
@@ -25,4 +27,16 @@ class Transport(Protocol):
 
     def close(self, lost: Sequence[int] = ()) -> None:
         """Wait until what was sent has left, but for what was sent to `lost` silos."""
+        ...
+
+
+class Reducing(Transport, Protocol):
+    """A server's end whose silos' ends can add up vectors between them."""
+
+    def reduce(self, out: np.ndarray, timeout: float | None = None) -> None:
+        """Write the sum of all silos' parts into `out` (flat float32); each must have sent its update.
+
+        Raises:
+            FederationError: a silo has no part, a rank failed, or it was not done after `timeout` seconds.
+        """
         ...

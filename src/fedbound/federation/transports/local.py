@@ -6,7 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fedbound.federation.silo import Silo
+from fedbound.federation.transports import reduction
 
 
 class LocalTransport:
@@ -30,6 +33,10 @@ class LocalTransport:
             if answer is not None:
                 return silo, answer
         return None
+
+    def reduce(self, out: np.ndarray, timeout: float | None = None) -> None:
+        """See `transports.Reducing`: a plain sum in the order of the silos' numbers."""
+        out[:] = reduction.parts(self.members)
 
     def close(self, lost: Sequence[int] = ()) -> None:
         self.queue.clear()

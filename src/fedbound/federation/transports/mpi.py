@@ -3,7 +3,8 @@
 Rank 0 may hold silos itself, where there are few ranks: they train while the server has nothing to do but to wait.
 
 The tag of a message is its silo's number + 1, so that one rank can hold several silos. Tag 0 is that of a rank's
-last message: empty where all is well; of a rank that fails, why (`last_words.py`).
+last message: empty where all is well; of a rank that fails, why (`last_words.py`). From the server, an empty message of
+tag 0 calls a rank to add its silos' updates to the sum (`reduction.py`).
 
 Waiting polls with a growing pause: a blocking receive spins and takes a whole core from a training neighbour, while a
 fixed pause of a millisecond costs more than it saves in short rounds.
@@ -18,8 +19,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fedbound.errors import FederationError, InputError
-from fedbound.federation.transports import placement
+from fedbound.federation.transports import placement, reduction
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm as Comm
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from fedbound.federation.silo import Silo
 
 FAILED = 0  # tag of a rank's last message; empty where it has not failed
+ADD = 0  # tag of the server's call to a sum
 _RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 FIRST_PAUSE = 20e-6
 LONGEST_PAUSE = 1e-3
@@ -174,6 +178,19 @@ class MpiTransport:
                 raise FederationError(f"rank {rank} sent a message for silo {silo}, which it does not hold")
             return silo, buffer
 
+    def reduce(self, out: np.ndarray, timeout: float | None = None) -> None:
+        """See `transports.Reducing`."""
+        for rank in sorted(set(self.host.values()) - {self.comm.rank}):
+            self.sending.append((self.comm.Isend(as_bytes(bytearray()), dest=rank, tag=ADD), -1, bytearray()))
+        own = reduction.parts(self.members)
+        out[:] = 0 if own is None else own
+        reduction.reduce(self.comm, out, self._hear_failures, timeout)
+
+    def _hear_failures(self) -> None:
+        received = take(self.comm, FAILED)
+        if received is not None:
+            self._ended(received[0], received[2])
+
     def _ended(self, rank: int, last: bytearray) -> None:
         if last:
             raise _failure(rank, last)
@@ -207,15 +224,26 @@ class MpiTransport:
 
 
 class MpiEndpoint:
-    """A silo rank's end."""
+    """A silo rank's end.
 
-    def __init__(self, comm: Comm):
+    Args:
+        comm: all ranks.
+        silos: this rank's silos, whose updates it adds to sums when it is called to.
+    """
+
+    def __init__(self, comm: Comm, silos: Mapping[int, Silo] | None = None):
         self.comm = comm
+        self.silos = silos or {}
 
     def receive(self) -> tuple[int, Any]:
-        received = _poll(self.comm, None)
-        assert received is not None  # without a timeout _poll returns with a message only
-        return received[1], received[2]
+        while True:
+            received = _poll(self.comm, None)
+            assert received is not None  # without a timeout _poll returns with a message only
+            if received[1] + 1 != ADD:
+                return received[1], received[2]
+            own = reduction.parts(self.silos)
+            assert own is not None  # the server calls ranks with silos only
+            reduction.reduce(self.comm, own)
 
     def send(self, silo: int, message: bytearray) -> None:
         self.comm.Send(as_bytes(message), dest=0, tag=silo + 1)

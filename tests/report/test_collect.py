@@ -297,7 +297,7 @@ def test_privacy_is_asked_for_and_not_chosen_among(tmp_path: Path) -> None:
 
 def test_the_largest_scale_is_predicted_beside_every_setting(collected: artifacts.Artifact) -> None:
     simulations, pareto = collected["simulations"], collected["pareto"].set_index("setting")
-    largest = simulations[simulations.clients == simulations.clients.max()].groupby("setting").round_seconds.mean()
+    largest = simulations[simulations.clients == simulations.clients.max()].groupby("setting").epoch_seconds.mean()
     assert len(largest) >= 2
     for setting, seconds in largest.items():
         assert pareto.loc[setting, "predicted_seconds"] == pytest.approx(seconds)

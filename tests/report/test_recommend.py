@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from report_cases import (
@@ -152,7 +153,25 @@ def test_the_whole_study_is_recommended_its_calibrated_bound(collected: artifact
     rows = collected["recommendation"]
     assert rows.kind.tolist() == ["choice", "evidence", "traffic", "time", "time", "time", "against", "against"]
     assert "the calibrated bound, 0.178" in rows.sentence[0]
-    assert rows.timing[4] == "1.25 s per round against 12.5 s with 'uncompressed' (10 times faster)"
+    assert rows.timing[4] == "1.25 s for a round's work against 12.5 s with 'uncompressed' (10 times faster)"
+
+
+def test_many_simulations_are_told_as_a_range() -> None:
+    def rows(setting: str, times: dict[int, float]) -> list[dict[str, Any]]:
+        keys = {"setting": setting, "scheduler": "sync", "case": ""}
+        return [{**keys, "clients": clients, "epoch_seconds": took} for clients, took in times.items()]
+
+    counts = [10 * (i + 1) for i in range(7)]
+    own = {clients: 1.0 + i for i, clients in enumerate(counts)}
+    found = rows(GOOD.setting, own) + rows(BASE.setting, dict.fromkeys(counts, 4.0))
+    kinds = {"clients": "int64", "epoch_seconds": "float64"}
+    table = artifacts.Schema({key: artifacts.Field(kinds.get(key, "str"), "", "") for key in found[0]}).table(found)
+    (told,) = [row for row in advise([BASE, GOOD], 1.0).sentences(table) if row["kind"] == "time"]
+    assert told["sentence"] == "Predicted in 7 simulations"
+    assert told["timing"] == (
+        "a round's work, against 'uncompressed', is between 4 times faster at 10 clients, sync (1 s against 4 s) and "
+        "1.75 times slower at 70 clients, sync (7 s against 4 s); faster in 3 of 7"
+    )
 
 
 def test_only_the_timing_depends_on_measured_times(
@@ -160,8 +179,8 @@ def test_only_the_timing_depends_on_measured_times(
 ) -> None:
     found = {name: load(path) for name, path in inputs.items() if name.startswith("simulate/")}
     for artifact in found.values():
-        column = artifact.tables["summary"]["round_seconds"]
-        artifact.tables["summary"]["round_seconds"] = artifacts.Column(column.field, column.values * 7)
+        column = artifact.tables["summary"]["epoch_seconds"]
+        artifact.tables["summary"]["epoch_seconds"] = artifacts.Column(column.field, column.values * 7)
     again = collect.run(collect_scenario(), {**inputs, **written(tmp_path, found)})
     assert (again["recommendation"].sentence == collected["recommendation"].sentence).all()
     assert (again["recommendation"].timing != collected["recommendation"].timing).sum() == 3

@@ -20,6 +20,7 @@ from fedbound.report.comparison import UNCOMPRESSED, groups
 
 SEEDS_FOR_A_LIMIT = 3  # below that a paired-t limit says more about the seeds than about the codec
 _AGAINST = 6  # settings whose refusal the report spells out; the table has all
+_MOST_TIMES = 6  # simulations that are told one by one
 _SLACK = 1e-9  # points; an accuracy drop of exactly the tolerance is within it, whatever the rounding
 
 
@@ -95,12 +96,12 @@ def _candidates(study: Mapping[str, Table], rows: np.ndarray) -> list[Candidate]
 
 
 def _at_largest(simulations: Table) -> dict[str, float]:
-    """Mean predicted seconds of a round by setting, at the study's largest number of clients."""
+    """Mean predicted seconds for a round's work by setting, at the study's largest number of clients."""
     clients = simulations["clients"].values
     most = clients.max(initial=0)
     times: dict[str, list[float]] = {}
     for row in np.flatnonzero(clients == most):
-        times.setdefault(simulations["setting"].values[row], []).append(simulations["round_seconds"].values[row])
+        times.setdefault(simulations["setting"].values[row], []).append(simulations["epoch_seconds"].values[row])
     return {setting: float(np.mean(values)) for setting, values in times.items()}
 
 
@@ -226,13 +227,15 @@ class Advice:
         cheapest = min(self.candidates, key=lambda c: c.bytes)
         other = baseline if chosen is not baseline else cheapest
         own, others = _simulated(simulations, chosen.setting), _simulated(simulations, other.setting)
+        pairs = {key: (took, others[key]) for key, took in own.items() if key in others and other is not chosen}
+        if len(pairs) > _MOST_TIMES:
+            yield _sentence("time", f"Predicted in {len(pairs)} simulations", _range(pairs, other.setting))
+            return
         for key, took in own.items():
-            scheduler, case, clients = key
-            where = f"{text.count(clients, 'client')}, {scheduler}" + (f", {case}" if case else "")
-            timing = f"{text.seconds(took)} per round"
-            if key in others and other is not chosen:
+            timing = f"{text.seconds(took)} for a round's work"
+            if key in pairs:
                 timing += f" against {text.seconds(others[key])} with {other.setting!r} ({_speed(took, others[key])})"
-            yield _sentence("time", f"Predicted at {where}", timing)
+            yield _sentence("time", f"Predicted at {_where(key)}", timing)
 
     def _against(self, chosen: Candidate, baseline: Candidate) -> list[Candidate]:
         others = sorted((c for c in self.candidates if c not in (chosen, baseline)), key=lambda c: c.bytes)
@@ -307,12 +310,32 @@ def _traffic(chosen: Candidate, baseline: Candidate) -> str:
 
 
 def _simulated(simulations: Table, setting: str) -> dict[tuple[str, str, int], float]:
-    """Mean predicted round time in seconds by scheduler, case and clients."""
+    """Mean predicted seconds for as much work as a round of all clients is, by scheduler, case and clients."""
     times: dict[tuple[str, str, int], list[float]] = {}
     for row in np.flatnonzero(simulations["setting"].values == setting):
         scheduler, case, clients = (simulations[key].values[row] for key in ("scheduler", "case", "clients"))
-        times.setdefault((scheduler, case, int(clients)), []).append(simulations["round_seconds"].values[row])
+        times.setdefault((scheduler, case, int(clients)), []).append(simulations["epoch_seconds"].values[row])
     return {key: float(np.mean(values)) for key, values in sorted(times.items())}
+
+
+def _where(key: tuple[str, str, int]) -> str:
+    scheduler, case, clients = key
+    return f"{text.count(clients, 'client')}, {scheduler}" + (f", {case}" if case else "")
+
+
+def _range(pairs: Mapping[tuple[str, str, int], tuple[float, float]], other: str) -> str:
+    """The most and the least that the choice gains; the report's section on simulation has the rest."""
+
+    def told(key: tuple[str, str, int]) -> str:
+        took, others = pairs[key]
+        return f"{_speed(took, others)} at {_where(key)} ({text.seconds(took)} against {text.seconds(others)})"
+
+    ranked = sorted(pairs, key=lambda key: pairs[key][0] / pairs[key][1])
+    faster = sum(took < others for took, others in pairs.values())
+    return (
+        f"a round's work, against {other!r}, is between {told(ranked[0])} and {told(ranked[-1])}; "
+        f"faster in {faster} of {len(pairs)}"
+    )
 
 
 def _speed(took: float, other: float) -> str:

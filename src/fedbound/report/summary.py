@@ -106,7 +106,7 @@ def _simulation(study: Artifact) -> Iterator[str]:
     simulations, validation = study["simulations"], study["validation"]
     if not simulations.empty:
         name = simulations.setting.where(simulations.case == "", simulations.setting + ", " + simulations.case)
-        times = simulations.assign(setting=name).groupby(["clients", "setting"], sort=False).round_seconds.mean()
+        times = simulations.assign(setting=name).groupby(["clients", "setting"], sort=False).epoch_seconds.mean()
         wide = times.unstack("clients")
         shown = sorted(wide.columns)[:6]
         rows = [(str(s), *(text.seconds(wide.loc[s, c]) for c in shown)) for s in wide.index[:_MOST_ROWS]]

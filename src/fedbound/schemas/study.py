@@ -131,7 +131,9 @@ STUDY_PARETO = Schema(
         "chosen": whole("1", "1 for the setting recommended"),
         "reason": text("why it was chosen, or why not"),
         "round_seconds": seconds("measured time of a round, mean over seeds"),
-        "predicted_seconds": seconds("predicted time of a round at the study's largest number of clients, mean"),
+        "predicted_seconds": seconds(
+            "predicted time of a round's work of all clients at the study's largest number of clients, mean"
+        ),
     }
 )
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedbound.report import privacy_plots, text
-from fedbound.report.collect import PARTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,6 +124,8 @@ def _legend(axes: Any) -> None:
     handles, names = axes.get_legend_handles_labels()
     longest = max(len(name) for name in names)
     columns = max(1, min(len(names), 90 // (longest + 8)))
+    lines = -(-len(names) // columns)
+    axes.figure.set_figheight(axes.figure.get_figheight() + 0.24 * max(0, lines - 2))
     axes.figure.legend(handles, names, loc="outside upper left", ncols=columns)
 
 
@@ -304,64 +305,6 @@ def _plain(axis: Any) -> None:
 
 # ---- simulation -----------------------------------------------------------------------------------------------------
 
-_SIMULATE = "Not shown: nothing was simulated (stage simulate)."
-
-
-def simulated_times(frames: Frames) -> tuple[Any, str]:
-    simulations = _need(frames["simulations"], _SIMULATE)
-    figure, axes = _axes()
-    lines = simulations.groupby(["setting", "scheduler", "case"], sort=False)
-    several = simulations.scheduler.nunique() > 1
-    for i, ((setting, scheduler, case), rows) in enumerate(lines):
-        if i == MOST:
-            break
-        mean = rows.groupby("clients").epoch_seconds.mean()
-        label = ", ".join(filter(None, [setting, scheduler if several else "", case]))
-        axes.plot(mean.index, mean, label=label, **_style(i))
-    axes.set(
-        xscale="log", yscale="log", xlabel="clients (log scale)", ylabel="predicted time of a round, s (log scale)"
-    )
-    _ticks(axes.xaxis, sorted(set(simulations.clients)))
-    _plain(axes.yaxis)
-    _legend(axes)
-    more = f" {MOST} of {len(lines)} series are shown; the tables have all." if len(lines) > MOST else ""
-    return figure, (
-        "All clients share the server's link; costs are those of the profile. Of a scheduler without rounds, a round "
-        f"is the time for as much local work.{more}"
-    )
-
-
-def where_time_goes(frames: Frames) -> tuple[Any, str]:
-    simulations = _need(frames["simulations"], _SIMULATE)
-    rows = simulations.sort_values(["clients", "setting"], kind="stable", ascending=[False, False]).tail(12)
-    parts = rows[[f"{part}_seconds" for part in PARTS]].to_numpy()
-    waiting = np.clip(rows.round_seconds.to_numpy() - parts.sum(axis=1), 0, None)
-    parts = np.column_stack([parts, waiting])
-    totals = parts.sum(axis=1, keepdims=True)
-    shares = 100 * np.divide(parts, totals, out=np.zeros_like(parts), where=totals > 0)
-    figure, axes = _axes(height=1.6 + 0.42 * len(rows))
-    left = np.zeros(len(rows))
-    names = [*("codec (encode)" if part == "codec" else part for part in PARTS), "waiting for the slowest"]
-    fills = zip(names, (*COLOURS[:5], "#d9d9d9"), ("", "//", "..", "\\\\", "xx", ""), strict=True)
-    for j, (name, colour, hatch) in enumerate(fills):
-        axes.barh(range(len(rows)), shares[:, j], left=left, color=colour, hatch=hatch, edgecolor="white", label=name)
-        left += shares[:, j]
-    for i, took in enumerate(rows.round_seconds):
-        axes.text(101, i, text.seconds(took), va="center", fontsize=10)
-    several = simulations.scheduler.nunique() > 1
-    axes.set_yticks(
-        range(len(rows)),
-        [
-            ", ".join(filter(None, [f"{row.clients:,} clients", row.setting, several and row.scheduler, row.case]))
-            for row in rows.itertuples()
-        ],
-    )
-    axes.grid(visible=False, axis="y")
-    axes.set(xlabel="share of a mean client's round, %", xlim=(0, 112), xticks=range(0, 101, 20))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    more = f" {len(rows)} of {len(simulations)} simulations are shown." if len(rows) < len(simulations) else ""
-    return figure, f"Beside each bar the predicted time of the whole round. Server: decoding and folding.{more}"
-
 
 def predicted_against_measured(frames: Frames) -> tuple[Any, str]:
     validation = _need(
@@ -448,9 +391,13 @@ _SECTIONS: dict[str, list[tuple[str, str, Draw]]] = {
         ("privacy-audit", "Do the claims survive an attack?", privacy_plots.claims),
     ],
     "simulation": [
-        ("round-time", "How long is a round at scale, with and without compression?", simulated_times),
+        (
+            "round-time",
+            "How long is a round at scale, with and without compression?",
+            _later("simulation_plots", "simulated_times"),
+        ),
         ("time-to-target", "Which strategy is there first?", _later("simulation_plots", "time_to_target")),
-        ("time-shares", "Where does the time go?", where_time_goes),
+        ("time-shares", "Where does the time go?", _later("simulation_plots", "where_time_goes")),
         ("timeline", "What does a round look like from inside?", _later("simulation_plots", "timeline")),
         ("validation", "Can the predictions be trusted?", predicted_against_measured),
     ],

@@ -65,7 +65,11 @@ class Column:
 
 
 def _text(values: np.ndarray) -> np.ndarray:
-    for value in values:
+    try:
+        different: Iterable[Any] = dict.fromkeys(values.tolist())  # long columns repeat few texts
+    except TypeError:  # what cannot be a key is no text
+        different = values
+    for value in different:
         # HDF5 strings end at NUL; a lone surrogate has no UTF-8
         if not isinstance(value, str) or "\0" in value or not _encodable(value):
             raise ValueError(f"a str column holds text without NUL, not {value!r}")
@@ -82,8 +86,10 @@ def _encodable(value: str) -> bool:
 
 def _numbers(values: np.ndarray, dtype: str) -> np.ndarray:
     wanted = np.dtype(dtype).newbyteorder("<")
-    if values.dtype == wanted or values.size == 0:
-        return values.astype(wanted, copy=False)
+    if values.dtype == wanted:
+        return values
+    if values.size == 0:
+        return values.astype(wanted)
     if values.dtype.kind not in "biufO":
         raise ValueError(f"a column of {dtype} cannot hold {values[0]!r}")
     with np.errstate(invalid="ignore", over="ignore"):

@@ -22,6 +22,8 @@ _MOST_PROBLEMS = 4
 def render(study: Artifact) -> str:
     """The whole page of a collected study."""
     frames = {name: study[name] for name in study}
+    for frame in frames.values():
+        frame.attrs.clear()  # pandas copies them, deeply, with every selection
     problems = list(dict.fromkeys(study.tables["settings"]["problem"].values))[:_MOST_PROBLEMS] or [""]
     drawn = {problem: plots.make(frames, problem) for problem in problems}
     sections = list(_sections(study, drawn))

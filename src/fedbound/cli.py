@@ -255,6 +255,7 @@ def _train(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace
         raise InputError(f"--checkpoint-every: {arguments.checkpoint_every} is refused: give at least 1")
     if arguments.transport == "mpi":
         watch.begin()  # before torch and MPI are there
+    from fedbound.auditing import runs
     from fedbound.federation import stage
 
     return stage.run(
@@ -265,7 +266,7 @@ def _train(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace
         checkpoint_every=arguments.checkpoint_every,
         wait_seconds=arguments.wait,
         server_hosts=arguments.server_hosts,
-        write=lambda artifact: artifacts.write(out, artifact),
+        write=lambda artifact: artifacts.write(out, runs.with_audit(scenario, artifact)),
         out=out,
         ranks=arguments.ranks,
     )

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fedbound import study
+from fedbound import artifacts, cli, study
 from fedbound.auditing import membership, runs
 from fedbound.bench import study_audits
 from fedbound.data import federation
@@ -55,6 +55,29 @@ def test_canaries_without_noise_are_all_found():
     assert found.shown.audited == pytest.approx(found.shown.cap, rel=0.2)
     with pytest.raises(InputError, match="training.privacy: null"):
         runs.canaries(scenario(), 10, np.random.default_rng(0))
+
+
+def test_a_run_that_asks_for_canaries_is_audited_in_its_artifact(tmp_path, capsys):
+    """By the command; the same twice, and the run itself is as without: its noise is from the study's seed here."""
+    told = {}
+    for canaries in (0, 300, 300):
+        settings = {"epsilon": 4.0, "clip": 0.5, "insecure_seed": True, "canaries": canaries}
+        one = scenario({**KINDS["sums of records"], **settings})
+        out = tmp_path / f"{len(told)}.h5"
+        cli.main(["train", "--scenario", one.model_dump_json(), "--transport", "local", "--out", str(out)])
+        told[len(told)] = artifacts.read(out, "train")
+    said = capsys.readouterr().out
+    assert "audit" not in told[0].tables
+    row = told[1]["audit"].iloc[0]
+    assert row.claimed == pytest.approx(4, rel=0.01)
+    assert 0 < row.audited <= row.claimed
+    assert row.audited < row["cap"]
+    assert (row.canaries, row.level) == (300, runs.LEVEL)
+    assert said.count(f"300 canaries in a replay of the releases show epsilon {row.audited:.3g}") == 2
+    assert told[1].content_digest() == told[2].content_digest()
+    assert artifacts.differences(told[0], told[1]) != []
+    assert told[0]["privacy"].equals(told[1]["privacy"])
+    assert told[0]["evaluations"].equals(told[1]["evaluations"])
 
 
 def test_shadow_runs_train_on_half_of_the_records_and_say_each_ones_confidence(monkeypatch):

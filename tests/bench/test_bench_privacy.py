@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from fedbound.bench import privacy, privacy_anchors, privacy_audits, rows
+from fedbound.bench import privacy, privacy_anchors, privacy_audits, privacy_speeds, rows
 from fedbound.bench.privacy_anchors import Anchor
 from fedbound.privacy import mechanisms
 
@@ -23,7 +23,8 @@ def test_fast_anchors_are_met_and_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(privacy_audits, "EPSILONS", (2.0,))
     monkeypatch.setattr(privacy_audits, "BREAKS", {"laplace": privacy_audits.BREAKS["laplace"]})
     monkeypatch.setattr(mechanisms, "available", lambda: ["cldp", "laplace"])
-    monkeypatch.setattr(privacy, "_works", lambda size: {"nothing": lambda: sum(range(10_000))})
+    nothing = privacy_speeds.Work(lambda: sum(range(10_000)), lambda: sum(range(20_000)))
+    monkeypatch.setattr(privacy_speeds, "_works", lambda size: {"nothing": nothing})
     said: list[str] = []
     made = privacy.run(True, said.append)
     missed = {row.case for row in made if row.metric == "met" and not row.value}
@@ -38,7 +39,8 @@ def test_fast_anchors_are_met_and_shown(tmp_path, monkeypatch):
     exceeding = [row.case for row in made if row.metric == "exceeds" and row.value]
     assert exceeding == ["audit: cldp with noise / 3, eps 2", "audit: laplace with noise / 3, eps 2"]
     assert "its middle stands here" in shown
-    assert "speed: nothing, coordinates" in shown
+    assert rows.find(made, "coordinates", "speed: nothing", privacy_speeds.NUMPY) > 0
+    assert "\nnothing  " in shown
     privacy.plot(made, tmp_path / "privacy.png")
     assert (tmp_path / "privacy.png").read_bytes().startswith(b"\x89PNG")
 

@@ -27,10 +27,16 @@ def test_private_training_is_told_beside_no_privacy(tmp_path: Path) -> None:
     found = {f"train/plain{seed}": train(NONE, seed, 0.9, 1000) for seed in (0, 1)}
     found |= {f"train/a{seed}": noised(seed, 0.7 + 0.1 * seed, 4.0) for seed in (0, 1)}
     found |= {"train/b0": noised(0, 0.5, 1.0)}
+    for name, audited in (("train/a0", 0.6), ("train/a1", 0.9)):
+        shown = row(schemas.RUN_AUDIT, claimed=4.0, audited=audited, cap=5.0)
+        found[name].tables["audit"] = schemas.RUN_AUDIT.table([shown])
     collected = collect.run(collect_scenario(), written(tmp_path, found))
     told = collected["private_training"]
     assert told.epsilon.tolist() == [4.0, 1.0, math.inf]
     assert told.seeds.tolist() == [2, 1, 2]
+    np.testing.assert_array_equal(told.audited, [0.9, math.nan, math.nan])
+    np.testing.assert_array_equal(told.audit_cap, [5.0, math.nan, math.nan])
+    assert collected["run_audits"].stem.tolist() == ["a0", "a1"]
     np.testing.assert_allclose(told.accuracy, [0.75, 0.5, 0.9])
     assert told.mechanism.tolist() == ["skellam", "skellam", "none"]
     assert told.unit.tolist() == ["one silo's update", "one silo's update", ""]

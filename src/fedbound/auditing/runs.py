@@ -15,12 +15,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedbound import codecs, data, study
+from fedbound import codecs, data, schemas, study
+from fedbound.artifacts import Artifact
 from fedbound.auditing import compression, membership, one_run
 from fedbound.errors import InputError
 from fedbound.exchange import bounds, perturb, summation
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 LEVEL = 0.05  # probability that one audit's lower bound is wrong
 _REACH = 100.0  # gradients of DP-SGD's canaries over their clip: clipping holds them to it
 CALIBRATED = 0.01  # the relative bound that stands for a calibrated one
+_REPLAY = 0x617564  # keeps an audit's draws apart from others of the run's seed
 _RATE = 1e-7  # learning rate of theirs: the model hardly moves, so that their gradients stay
 
 
@@ -84,6 +86,25 @@ def canaries(scenario: study.TrainScenario, most: int, rng: np.random.Generator)
     else:
         scores, included = _of_updates(assembly, settings, most, rng)
     return Canaries(_claim(assembly), one_run.audit(scores, included, settings.delta, LEVEL))
+
+
+def with_audit(scenario: study.TrainScenario, run: Artifact) -> Artifact:
+    """The run's artifact, with the table `audit` (`schemas.RUN_AUDIT`) where `training.privacy.canaries` asks for it.
+
+    Coin flips and noise follow from the run's seed: what is audited is a replay, which releases nothing of the run.
+    """
+    settings = scenario.training.privacy
+    if settings is None or not settings.canaries:
+        return run
+    found = canaries(scenario, settings.canaries, np.random.default_rng([scenario.seed, _REPLAY]))
+    shown = {key: getattr(found.shown, key) for key in ("audited", "cap", "level", "canaries", "guesses", "right")}
+    table = schemas.RUN_AUDIT.table([{"claimed": found.claimed, **shown}])
+    print(
+        f"{shown['canaries']} canaries in a replay of the releases show epsilon {shown['audited']:.3g}; claimed "
+        f"{found.claimed:.4g}, and at most {shown['cap']:.3g} could be shown",
+        flush=True,
+    )
+    return replace(run, tables=run.tables | {"audit": table})
 
 
 def claim(scenario: study.TrainScenario) -> float:

@@ -7,14 +7,16 @@ marked and explained; the exit code does not depend on it.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from fedbound.bench import privacy_audits
-from fedbound.bench.privacy_anchors import GROUPS, Anchor
+from fedbound.bench import privacy_audits, privacy_speeds
+from fedbound.bench.privacy_anchors import GROUPS, Anchor, Group
 from fedbound.bench.rows import Row, aligned, find
 
 BENCH = "privacy"
@@ -22,18 +24,22 @@ _SEPARATOR = ": "
 
 
 def run(quick: bool, say: Callable[[str], None]) -> list[Row]:
-    """Compute every anchor, then measure speeds; returns the rows."""
+    """Compute every anchor and audit, a thread for each core, then measure speeds; returns the rows."""
     rows: list[Row] = []
-    for group in GROUPS:
-        started = time.perf_counter()
-        anchors = list(group(quick))
-        for anchor in anchors:
-            rows += _rows(anchor)
-        seconds = time.perf_counter() - started
-        met = sum(anchor.met for anchor in anchors)
-        say(f"{anchors[0].group}: {met} of {len(anchors)} within tolerance, {seconds:.1f} s")
-    rows += privacy_audits.run(BENCH, 10**5 if quick else 10**6, say)
-    return rows + speeds(quick, say)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        audits = privacy_audits.start(threads, BENCH, 10**5 if quick else 10**6)
+        for anchors, seconds in threads.map(lambda group: _timed(group, quick), GROUPS):
+            rows += [row for anchor in anchors for row in _rows(anchor)]
+            met = sum(anchor.met for anchor in anchors)
+            say(f"{anchors[0].group}: {met} of {len(anchors)} within tolerance, {seconds:.1f} s")
+        rows += privacy_audits.finish(audits, say)
+    return rows + privacy_speeds.run(BENCH, quick, say)
+
+
+def _timed(group: Group, quick: bool) -> tuple[list[Anchor], float]:
+    """A group's anchors, and wall seconds."""
+    started = time.perf_counter()
+    return list(group(quick)), time.perf_counter() - started
 
 
 def _rows(anchor: Anchor) -> list[Row]:
@@ -46,61 +52,6 @@ def _rows(anchor: Anchor) -> list[Row]:
         Row(BENCH, case, "", "met", float(anchor.met), "1"),
     ]
     return [*rows, Row(BENCH, case, "", "remark", anchor.why, "")] if anchor.why else rows
-
-
-def speeds(quick: bool, say: Callable[[str], None]) -> list[Row]:
-    """Accounting of a large PBM run, and coordinates per second of noise, rotation and rounding, on one core."""
-    rows: list[Row] = []
-
-    def add(case: str, metric: str, value: float, unit: str) -> None:
-        rows.append(Row(BENCH, case, "", metric, value, unit))
-        say(f"{case}: {metric} {value:.4g} {unit}")
-
-    _large(add)
-    size = 1 << (18 if quick else 22)
-    for name, work in _works(size).items():
-        times = []
-        for _ in range(3):
-            started = time.process_time()  # others may use the machine
-            work()
-            times.append(time.process_time() - started)
-        add(f"speed: {name}", "coordinates", size / min(times), "1/s")
-    return rows
-
-
-def _large(add: Callable[[str, str, float, str], None]) -> None:
-    from fedbound.privacy import accounting, loss
-    from fedbound.privacy.mechanisms import pbm
-
-    clients, trials, dimension, rounds, theta, delta = 100, 4, 10**6, 1000, 1e-4, 1e-6
-    case = "accounting: PBM, d 10^6, 1000 rounds"
-    started = time.process_time()
-    one = loss.from_pairs([(p, q) for _, p, q in pbm.sum_pairs(clients, trials, theta)])
-    epsilon = loss.rounds_epsilon(one, dimension, 1.0, rounds, delta)
-    add(case, "seconds", time.process_time() - started, "s")
-    limit = accounting.gaussian_epsilon(
-        1 / (trials * theta * math.sqrt(dimension * rounds / (clients * trials / 4))), delta
-    )
-    add(case, "epsilon", epsilon, "1")
-    add(case, "over_gaussian_limit", epsilon / limit, "1")
-
-
-def _works(size: int) -> dict[str, Callable[[], object]]:
-    from fedbound.privacy import transforms
-    from fedbound.privacy.mechanisms import ddgauss
-
-    rng = np.random.default_rng(0)
-    vector = rng.standard_normal((1, size))
-    signs = transforms.random_signs(size, rng)
-    bias = 0.5 + 0.1 * np.clip(vector, -1, 1)
-    limit = 4.0 * float(np.square(vector * 20).sum() + size)
-    return {
-        "skellam noise (two Poisson variables of rate 8)": lambda: rng.poisson(8.0, size) - rng.poisson(8.0, size),
-        "pbm counts (16 coins)": lambda: rng.binomial(16, bias),
-        "discrete Gaussian noise (sigma 4)": lambda: ddgauss.discrete_gaussian(4.0, (size,), rng),
-        "rotation": lambda: transforms.rotate(vector, signs),
-        "stochastic rounding": lambda: transforms.conditional_round(vector * 20, limit, rng),
-    }
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -131,11 +82,8 @@ def table(rows: Sequence[Row]) -> str:
             texts = ["" if math.isnan(value) else f"{value:.3f}" for value in values]
             lines.append((case, *texts, "yes" if find(rows, "exceeds", case) else ""))
         parts.append(aligned(("epsilon", "claimed", "exact here", "audited", "if Gaussian", "exceeds"), lines))
-    speed = [row for row in rows if row.case.startswith(("speed", "accounting: PBM, d")) and row.metric != "remark"]
-    if speed:
-        lines = [(f"{row.case}, {row.metric}", f"{float(row.value):.4g}", row.unit) for row in speed]
-        parts.append(aligned(("speed, one core", "value", "unit"), lines))
-    return "\n\n".join(parts)
+    parts.append(privacy_speeds.table(rows))
+    return "\n\n".join(filter(None, parts))
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
@@ -16,26 +17,41 @@ _OPTIONS: dict[str, dict[str, Any]] = {"mvu": {"bits": 2}, "pbm": {"bits": 10}} 
 _CASE = "audit: "
 
 
-def run(bench: str, draws: int, say: Callable[[str], None]) -> list[Row]:
-    """Rows of claimed and audited epsilon, one case per mechanism and epsilon; also with a third of the noise."""
-    from fedbound.privacy import audit, mechanisms
+def start(threads: Executor, bench: str, draws: int) -> list[Future[tuple[list[Row], str]]]:
+    """Audit all mechanisms, each a task."""
+    from fedbound.privacy import mechanisms
 
-    rows: list[Row] = []
     names = mechanisms.available()
     # Bonferroni: every audit makes two tests, its own and that under a Gaussian trade-off
     level = FALSE_ALARMS / (2 * len(EPSILONS) * 2 * len(names))
-    for name in names:
-        exceeding = caught = 0
-        for epsilon in EPSILONS:
-            choice = {"name": name, **_OPTIONS.get(name, {})}
-            found = _rows(bench, f"{name}, eps {epsilon:g}", audit.mechanism(choice, epsilon, 1e-5, draws, level))
-            broken = audit_broken(name, epsilon, draws, level)
-            worse = _rows(bench, f"{name} with noise / 3, eps {epsilon:g}", broken)
-            exceeding += int(find(found, "exceeds", found[0].case))
-            caught += int(find(worse, "exceeds", worse[0].case))
-            rows += [*found, *worse]
-        say(f"audited {name}: {exceeding} of {len(EPSILONS)} bounds above the claim; broken, {caught}")
+    return [threads.submit(_mechanism, bench, name, draws, level) for name in names]
+
+
+def finish(audits: Sequence[Future[tuple[list[Row], str]]], say: Callable[[str], None]) -> list[Row]:
+    """Rows of claimed and audited epsilon, one case per mechanism and epsilon; also with a third of the noise."""
+    rows: list[Row] = []
+    for one in audits:
+        found, said = one.result()
+        rows += found
+        say(said)
     return rows
+
+
+def _mechanism(bench: str, name: str, draws: int, level: float) -> tuple[list[Row], str]:
+    """One mechanism's rows, and a line about them."""
+    from fedbound.privacy import audit
+
+    rows: list[Row] = []
+    exceeding = caught = 0
+    for epsilon in EPSILONS:
+        choice = {"name": name, **_OPTIONS.get(name, {})}
+        found = _rows(bench, f"{name}, eps {epsilon:g}", audit.mechanism(choice, epsilon, 1e-5, draws, level))
+        broken = audit_broken(name, epsilon, draws, level)
+        worse = _rows(bench, f"{name} with noise / 3, eps {epsilon:g}", broken)
+        exceeding += int(find(found, "exceeds", found[0].case))
+        caught += int(find(worse, "exceeds", worse[0].case))
+        rows += [*found, *worse]
+    return rows, f"audited {name}: {exceeding} of {len(EPSILONS)} bounds above the claim; broken, {caught}"
 
 
 def _rows(bench: str, case: str, found: Any) -> list[Row]:

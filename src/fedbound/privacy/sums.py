@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fedbound.errors import InputError
-from fedbound.privacy import accounting, integer_noise, transforms
+from fedbound.privacy import accounting, coins, integer_noise, transforms
 from fedbound.privacy.integer_noise import IntegerNoise
 from fedbound.privacy.mechanisms import Setting, pbm
 from fedbound.registry import MECHANISMS
@@ -190,7 +190,7 @@ class PBMSum:
         for block in _blocks(vectors):
             rotated = transforms.rotate(transforms.clip_l2(block, self.plan.clip), signs)
             bias = 0.5 + self.theta * np.clip(rotated / self.reach, -1, 1)
-            total += rng.binomial(self.trials, bias).sum(axis=0)
+            total += coins.counts(self.trials, bias, self.theta, rng).sum(axis=0)
         return total
 
     def decode(self, total: np.ndarray, vectors: int, signs: np.ndarray) -> np.ndarray:

@@ -56,6 +56,7 @@ SOURCES = {
     "silos": Source("train", "silos", schemas.RUN_SILOS, _RUN),
     "evaluations": Source("train", "evaluations", schemas.RUN_EVALUATIONS, _RUN),
     "private_runs": Source("train", "privacy", schemas.RUN_PRIVACY, _RUN, optional=True),
+    "run_audits": Source("train", "audit", schemas.RUN_AUDIT, _RUN, optional=True),
     "bounds": Source("calibrate", "bounds", schemas.BOUNDS, _BOUNDS),
     "probes": Source("calibrate", "probes", schemas.BOUNDS_PROBES, _BOUNDS),
     "decision": Source("calibrate", "decision", schemas.BOUNDS_DECISION, _BOUNDS),
@@ -111,7 +112,9 @@ def run(scenario: study.CollectScenario, inputs: Mapping[str, Path], allow_holes
     tables["simulations"] |= _mean_parts([one for one in found if one.stage == "simulate" and one.artifact])
     tables["settings"] = comparison.settings(tables["runs"], tables["rounds"])
     tables["comparisons"] = comparison.comparisons(tables["runs"])
-    tables["private_training"] = private.training(tables["settings"], tables["runs"], tables["private_runs"])
+    tables["private_training"] = private.training(
+        tables["settings"], tables["runs"], tables["private_runs"], tables["run_audits"]
+    )
     tables["mechanisms"] = private.ranking(tables["privacy"], scenario.report.trust, scenario.report.bits)
     profiles = [(one.keys, one.artifact) for one in found if one.stage == "profile" and one.artifact]
     tables |= links.tables(profiles, sorted(set(tables["simulations"]["client_bandwidth"].values.tolist())))

@@ -112,6 +112,8 @@ _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
             "setting": None,
             "mechanism": None,
             "epsilon": text.number,
+            "audited": text.number,
+            "audit_cap": text.number,
             "delta": text.number,
             "accuracy": _percent,
             "accuracy_sd": _percent,

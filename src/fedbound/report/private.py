@@ -18,12 +18,13 @@ _CASE = ("clients", "dimension", "clip", "delta", "target_epsilon", "norm")  # o
 _OF_MECHANISM = ("setting", "mechanism", "trust", "adjacency", "epsilon", "bits", "gain", "audited", "audit_claim")
 
 
-def training(settings: Table, runs: Table, stated: Table) -> Table:
+def training(settings: Table, runs: Table, stated: Table, audits: Table) -> Table:
     """Accuracy, bits and epsilon of every setting over its seeds, those without privacy beside them.
 
     Args:
         settings, runs: those tables of study.h5.
         stated: `private_runs`; where it is empty the result is.
+        audits: `run_audits`, of as many runs as were audited.
     """
     if not len(stated["stem"].values):
         return schemas.STUDY_PRIVATE.table([])
@@ -31,8 +32,15 @@ def training(settings: Table, runs: Table, stated: Table) -> Table:
     stems = {name: runs["stem"].values[rows] for name, rows in groups(runs["setting"].values)}
     return schemas.STUDY_PRIVATE.table(
         _setting(settings, row, [last[stem] for stem in stems[name] if stem in last], stated)
+        | _audited(audits, np.isin(audits["stem"].values, stems[name]))
         for row, name in enumerate(settings["setting"].values)
     )
+
+
+def _audited(audits: Table, own: np.ndarray) -> dict[str, float]:
+    """The largest lower bound that a setting's canaries showed, and could have; NaN without any."""
+    names = {"audited": "audited", "audit_cap": "cap"}
+    return {name: float(audits[key].values[own].max()) if own.any() else math.nan for name, key in names.items()}
 
 
 def _setting(settings: Table, row: int, rows: list[int], stated: Table) -> dict[str, Any]:

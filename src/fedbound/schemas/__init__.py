@@ -33,6 +33,7 @@ from fedbound.schemas.profile import (
 )
 from fedbound.schemas.reference import TABLES, markdown
 from fedbound.schemas.run import (
+    RUN_AUDIT,
     RUN_EVALUATIONS,
     RUN_FAILURES,
     RUN_GUARD,
@@ -86,6 +87,7 @@ __all__ = [
     "PROFILE_SHARING",
     "PROFILE_SILOS",
     "PROFILE_UTILISATION",
+    "RUN_AUDIT",
     "RUN_EVALUATIONS",
     "RUN_FAILURES",
     "RUN_GUARD",

@@ -38,6 +38,7 @@ TABLES: dict[str, dict[str, Schema]] = {
         "failures": run.RUN_FAILURES,
         "guard": run.RUN_GUARD,
         "privacy": run.RUN_PRIVACY,
+        "audit": run.RUN_AUDIT,
         "summary": run.RUN_SUMMARY,
     },
     "privacy": {"results": privacy.PRIVACY_RESULTS},

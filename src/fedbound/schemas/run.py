@@ -143,6 +143,18 @@ RUN_PRIVACY = Schema(
     }
 )
 
+RUN_AUDIT = Schema(
+    {
+        "claimed": real("1", "epsilon of all planned rounds, as claimed"),
+        "audited": real("1", "lower bound of epsilon that canaries show in a replay of the run's releases"),
+        "cap": real("1", "the lower bound if every guess had been right: no more can be shown with so many canaries"),
+        "level": real("1", "probability that a true claim is exceeded, at most"),
+        "canaries": whole("1", "units that held a vector of their own or nothing, by a coin flip"),
+        "guesses": whole("1", "guesses that the bound is of"),
+        "right": whole("1", "right ones among them"),
+    }
+)
+
 RUN_SUMMARY = Schema(
     {
         **FAIRNESS,

@@ -116,6 +116,13 @@ class TrainingPrivacy(Section):
     insecure_seed: bool = Field(
         default=False, description="noise from the study's seed, to compare runs: it protects nobody"
     )
+    canaries: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="most canaries in a replay of the run's releases after training: right guesses of them bound "
+        "epsilon from below; 0: no audit",
+    )
 
     @field_validator("mechanism", mode="before")
     @classmethod
@@ -165,7 +172,7 @@ class TrainingPrivacy(Section):
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what says no more than its absence: settings of before those keys keep their artifacts' names."""
         found: dict[str, Any] = handler(self)
-        absent = {"unit": "silo", "bits": None, "honest": None, "rate": None}
+        absent = {"unit": "silo", "bits": None, "honest": None, "rate": None, "canaries": 0}
         return {key: value for key, value in found.items() if key not in absent or value != absent[key]}
 
 

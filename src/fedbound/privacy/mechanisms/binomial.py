@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedbound.privacy import accounting, integer_noise
+from fedbound.privacy import accounting, integer_noise, integer_sampler
 from fedbound.privacy.integer_noise import IntegerNoise, IntegerNoiseOptions
 from fedbound.registry import MECHANISMS
 
@@ -51,7 +51,8 @@ class Parameters(integer_noise.Parameters):
         return np.asarray(binom.pmf(outcomes, coins, 0.5))
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        return rng.binomial(self.trials, 0.5, shape) - self.trials // 2
+        law = integer_sampler.centred_binomial(self.trials)
+        return rng.binomial(self.trials, 0.5, shape) - self.trials // 2 if law is None else law.draw(shape, rng)
 
 
 @MECHANISMS.register("binomial", BinomialOptions)

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedbound.privacy import accounting, integer_noise
+from fedbound.privacy import accounting, integer_noise, integer_sampler
 from fedbound.privacy.integer_noise import IntegerNoise, IntegerNoiseOptions
 from fedbound.registry import MECHANISMS
 
@@ -47,7 +47,8 @@ class Parameters(integer_noise.Parameters):
         return integer_noise.power(one / one.sum(), shares)
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        return discrete_gaussian(math.sqrt(self.share_variance), shape, rng)
+        law = integer_sampler.discrete_gaussian(self.share_variance)
+        return discrete_gaussian(math.sqrt(self.share_variance), shape, rng) if law is None else law.draw(shape, rng)
 
 
 @MECHANISMS.register("ddgauss", DDGaussOptions)
@@ -63,7 +64,7 @@ def discrete_gaussian(sigma: float, shape: tuple[int, ...], rng: np.random.Gener
 
     Rejection from discrete Laplace variables of scale t = floor(sigma) + 1, as Canonne, Kamath, Steinke ("The Discrete
     Gaussian for Differential Privacy", NeurIPS 2020, Algorithm 3), but in floating point: their sampler is exact, this
-    one is statistical.
+    one is statistical. For deviations that `integer_sampler` has no table for.
     """
     t = math.floor(sigma) + 1
     fail = -math.expm1(-1 / t)

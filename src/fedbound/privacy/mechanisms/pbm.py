@@ -27,7 +27,7 @@ import numpy as np
 from pydantic import Field
 
 from fedbound.errors import InputError
-from fedbound.privacy import accounting, loss, transforms
+from fedbound.privacy import accounting, coins, loss, transforms
 from fedbound.privacy.local import SpreadOptions
 from fedbound.privacy.mechanisms import Accounts, Adjacency, Guarantee, Law, Norm, Setting, Trust
 from fedbound.privacy.rotation import Basis, Spread
@@ -247,7 +247,7 @@ class PBMRelease:
         """
         spread = self.spread.basis(public).coordinates(transforms.clip_l2(vectors, self.setting.clip))
         bias = 0.5 + self.theta * np.clip(spread / self.reach, -1, 1)
-        return rng.binomial(self.trials, bias)
+        return coins.counts(self.trials, bias, self.theta, rng)
 
     def decode(self, total: np.ndarray, public: Basis | np.ndarray) -> np.ndarray:
         """The mean from the summed counts: int64 [D] to float64 [d]."""

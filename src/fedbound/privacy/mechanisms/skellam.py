@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedbound.privacy import accounting, integer_noise
+from fedbound.privacy import accounting, integer_noise, integer_sampler
 from fedbound.privacy.integer_noise import IntegerNoise, IntegerNoiseOptions
 from fedbound.registry import MECHANISMS
 
@@ -51,9 +51,8 @@ class Parameters(integer_noise.Parameters):
         return np.where(pmf > 1e-250, pmf, 0.0)
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        noise = rng.poisson(self.rate, shape)
-        noise -= rng.poisson(self.rate, shape)
-        return noise
+        law = integer_sampler.skellam(self.share_variance)
+        return two_poisson(self.rate, shape, rng) if law is None else law.draw(shape, rng)
 
 
 @MECHANISMS.register("skellam", SkellamOptions)
@@ -62,3 +61,10 @@ class Skellam(IntegerNoise):
 
     name: ClassVar[str] = "skellam"
     parameters: ClassVar[type[integer_noise.Parameters]] = Parameters
+
+
+def two_poisson(rate: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Poisson(rate) - Poisson(rate) as numpy draws them, in floating point: int64 of `shape`."""
+    noise = rng.poisson(rate, shape)
+    noise -= rng.poisson(rate, shape)
+    return noise

@@ -197,7 +197,8 @@ def _rank(arguments: argparse.Namespace) -> None:
     from fedbound import study_file
     from fedbound.privacy import ranking
 
-    print(ranking.of_study(study_file.read(arguments.study)))
+    read = study_file.read(arguments.study)
+    print(ranking.of_study(read, lambda line: print(line, file=sys.stderr, flush=True)))
 
 
 def _scenario(stage: str, text: str) -> Any:

@@ -84,7 +84,10 @@ def test_a_study_is_ranked_for_its_own_questions(monkeypatch):
             "report": {"trust": "local", "bits": 1},
         }
     )
-    text = ranking.of_study(found)
+    said = []
+    text = ranking.of_study(found, said.append)
+    assert said[0] == "question 1 of 2 (epsilon 1, L2 norm): sqkr"
+    assert len(said) == len(set(said)) > 2
     questions = [line for line in text.splitlines() if line.startswith("50 clients, 32 coordinates, L2 norm")]
     assert ["epsilon 1 at" in questions[0], "epsilon 4 at" in questions[1], len(questions)] == [True, True, 2]
     assert "| `sqkr`" in text

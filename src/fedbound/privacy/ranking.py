@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ def rank(
     bits: float = math.inf,
     norm: str = "L2",
     choices: Sequence[Mapping[str, Any]] | None = None,
+    say: Callable[[str], None] = lambda name: None,
 ) -> tuple[list[Ranked], dict[str, str]]:
     """Mechanisms by error, least first, and why others are left out, by name.
 
@@ -66,6 +67,7 @@ def rank(
         bits: most bits per coordinate that a client may send.
         norm: the norm of the clip, L1, L2 or Linf.
         choices: mechanisms with options; all registered ones by default, those with a field of bits at the most bits.
+        say: is told the name of each mechanism whose noise is about to be solved.
     """
     floor = (accounting.gaussian_multiplier(setting.epsilon, setting.delta) * setting.clip / setting.clients) ** 2
     floor *= setting.rounds
@@ -79,6 +81,7 @@ def rank(
         elif mechanism.trust not in MEETS[trust]:
             refused[name] = f"needs trust: {mechanism.trust}"
         else:
+            say(name)
             try:
                 release = mechanism.calibrate(setting)
             except InputError as error:
@@ -134,11 +137,13 @@ def table(found: Sequence[Ranked], refused: Mapping[str, str]) -> str:
     return "\n".join([*lines, "", *(f"- `{name}`: {why}" for name, why in refused.items())])
 
 
-def of_study(study_: study.Study) -> str:
+def of_study(study_: study.Study, say: Callable[[str], None] = lambda line: None) -> str:
     """All mechanisms for each question of the study's privacy stage, within its report's trust and bits, as Markdown.
 
     Raises:
         InputError: the study has no privacy stage.
+
+    `say` is told of each mechanism before its noise is solved, which takes some up to ten seconds.
     """
     if not study_.privacy:
         raise InputError("privacy: the study says off; give clients, dimension, epsilon and clip to rank for")
@@ -153,5 +158,7 @@ def of_study(study_: study.Study) -> str:
             f"{setting.clients} clients, {setting.dimension} coordinates, {norm} norm at most {setting.clip:g}, "
             f"epsilon {setting.epsilon:g} at delta {setting.delta:g}; trust: {trust}; bits: {bits:g}"
         )
-        parts.append(f"{question}\n\n{table(*rank(setting, trust, bits, norm))}")
+        where = f"question {len(parts) + 1} of {len(asked)} (epsilon {setting.epsilon:g}, {norm} norm)"
+        ranked = rank(setting, trust, bits, norm, say=lambda name, where=where: say(f"{where}: {name}"))
+        parts.append(f"{question}\n\n{table(*ranked)}")
     return "\n\n".join(parts)

@@ -84,20 +84,28 @@ def _program(grid: np.ndarray, values: np.ndarray, epsilon: float) -> Any:
     inputs, levels = len(grid), len(values)
     cells = inputs * levels
     cost = np.append(np.square(grid[:, None] - values[None, :]).ravel(), np.zeros(levels))
-    # m_j <= P_ij <= e^eps m_j, with m_j a variable: the least probability of level j
-    identity, least = sparse.identity(cells), sparse.kron(np.ones((inputs, 1)), sparse.identity(levels))
-    unequal = sparse.bmat([[-identity, least], [identity, -math.exp(epsilon) * least]])
-    rows = sparse.kron(sparse.identity(inputs), np.vstack([np.ones(levels), values]))
-    equal = sparse.hstack([rows, sparse.csr_matrix((2 * inputs, levels))])
+    # for each input, probabilities that sum to 1, and that decode to it
+    columns = np.repeat(np.arange(cells).reshape(inputs, levels), 2, axis=0).ravel()
+    rows = np.tile(np.append(np.ones(levels), values), inputs), columns, np.arange(0, 2 * cells + 1, levels)
     solved = linprog(
         cost,
-        A_ub=unequal.tocsr(),
+        A_ub=_ratios(inputs, levels, epsilon),
         b_ub=np.zeros(2 * cells),
-        A_eq=equal.tocsr(),
+        A_eq=sparse.csr_matrix(rows, shape=(2 * inputs, cells + levels)),
         b_eq=np.stack([np.ones(inputs), grid], axis=1).ravel(),
         method="highs",
     )
     return solved if solved.status == 0 else None
+
+
+@lru_cache(maxsize=8)
+def _ratios(inputs: int, levels: int, epsilon: float) -> Any:
+    """m_j <= P_ij <= e^eps m_j as a sparse matrix, with m_j a variable: the least probability of level j."""
+    from scipy import sparse
+
+    identity = sparse.identity(inputs * levels)
+    least = sparse.kron(np.ones((inputs, 1)), sparse.identity(levels))
+    return sparse.bmat([[-identity, least], [identity, -math.exp(epsilon) * least]]).tocsr()
 
 
 def _table(grid: np.ndarray, values: np.ndarray, epsilon: float) -> Table:

@@ -51,6 +51,10 @@ def test_the_table_is_markdown():
     lines = shown.splitlines()
     assert lines[2].startswith("| `sqkr` | local | replace | 2 |")
     assert lines[-1] == "- `skellam`: needs trust: secure aggregation"
+    shown = ranking.table(*ranking.rank(SETTING, "local", norm="L1", choices=CHEAP))
+    assert "- `gaussian`, `shifted_layered`, `skellam`, `sqkr`, `grr`: clips the L2 norm" in shown.splitlines()
+    shown = ranking.table(*ranking.rank(SETTING, "central server", norm="L1", choices=CHEAP[-1:]))
+    assert "| – | 1 | 32 |" in shown  # the central Gaussian answers another question
 
 
 def test_biased_mechanisms_are_ranked_by_the_error_of_the_estimate_over_its_gain():

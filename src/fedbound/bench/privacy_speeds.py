@@ -94,7 +94,7 @@ def _noises(size: int, rng: np.random.Generator) -> dict[str, Work]:
     from fedbound.privacy.mechanisms import binomial, ddgauss, skellam
 
     philox = np.random.Generator(np.random.Philox(0))
-    found = {}
+    found: dict[str, Work] = {}
     for sigma in (4.0, 2700.0):
         poisson, gauss, fair = (kind.Parameters(sigma, 1.0, 1.0, size, 1, 1) for kind in (skellam, ddgauss, binomial))
         found |= {
@@ -113,7 +113,7 @@ def _noises(size: int, rng: np.random.Generator) -> dict[str, Work]:
 def _counts(vector: np.ndarray, rng: np.random.Generator) -> dict[str, Work]:
     from fedbound.privacy import coins
 
-    found = {}
+    found: dict[str, Work] = {}
     for trials, theta in ((16, 0.1), (163, 0.08), (512, 0.03)):
         bias = 0.5 + theta * np.clip(vector, -1, 1)
         found[f"pbm counts, {trials} coins, theta {theta:g}"] = Work(

@@ -75,8 +75,8 @@ class Grid:
         np.maximum(above, 0.0, out=above)  # a bias that rounding put below the grid
         left = self.trials - found
         # P(second > 0) <= left above / steps / (1 - bias) <= ceiling / 2^16
-        ceiling = left * above
-        ceiling *= 65536 / (self.shape.steps * self.shape.least_failure)
+        ceiling = above * (65536 / (self.shape.steps * self.shape.least_failure))
+        ceiling *= left
         ceiling += 1
         chosen = np.flatnonzero(bits16(len(bias), rng) < ceiling)
         grid = (rows[chosen] + self.shape.first) / self.shape.steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fedbound.errors import InputError
@@ -36,7 +37,7 @@ class Ranked:
         epsilon: what is claimed, at most the setting's.
         mse: closed form of the mean squared error per coordinate of the mean, after dividing by `gain`.
         gain: what the estimate's mean is of the clients' mean; 1 without bias.
-        over_floor: the same over the central Gaussian's.
+        over_floor: the same over the central Gaussian's; NaN where another norm than L2 is clipped.
         bits: bits per coordinate that a client sends.
     """
 
@@ -101,7 +102,7 @@ def rank(
                     guarantee.epsilon,
                     mse,
                     release.gain,
-                    mse / floor,
+                    mse / floor if norm == "L2" else math.nan,
                     release.bits,
                 )
             )
@@ -132,9 +133,17 @@ def table(found: Sequence[Ranked], refused: Mapping[str, str]) -> str:
     for one in found:
         options = ", ".join(f"{key} {value}" for key, value in one.choice.items() if key != "name")
         name = f"`{one.choice['name']}`{', ' + options if options else ''}"
-        figures = f"{one.epsilon:.4g} | {one.mse:.3g} | {one.over_floor:.3g} | {one.gain:.3g} | {one.bits:.3g}"
+        over = "–" if math.isnan(one.over_floor) else f"{one.over_floor:.3g}"
+        figures = f"{one.epsilon:.4g} | {one.mse:.3g} | {over} | {one.gain:.3g} | {one.bits:.3g}"
         lines.append(f"| {name} | {one.trust} | {one.adjacency} | {figures} |")
-    return "\n".join([*lines, "", *(f"- `{name}`: {why}" for name, why in refused.items())])
+    reasons: dict[str, list[str]] = {}
+    for name, why in refused.items():
+        reasons.setdefault(why, []).append(f"`{name}`")
+    return "\n".join([*lines, "", *(f"- {', '.join(names)}: {why}" for why, names in reasons.items())])
+
+
+def _say(say: Callable[[str], None], where: str, name: str) -> None:
+    say(f"{where}: {name}")
 
 
 def of_study(study_: study.Study, say: Callable[[str], None] = lambda line: None) -> str:
@@ -152,13 +161,14 @@ def of_study(study_: study.Study, say: Callable[[str], None] = lambda line: None
         (Setting(one.epsilon, one.delta, one.clients, one.dimension, one.clip), MECHANISMS.make(one.mechanism).norm)
         for one in study_.privacy
     )
-    parts = []
+    parts: list[str] = []
     for setting, norm in asked:
         question = (
             f"{setting.clients} clients, {setting.dimension} coordinates, {norm} norm at most {setting.clip:g}, "
-            f"epsilon {setting.epsilon:g} at delta {setting.delta:g}; trust: {trust}; bits: {bits:g}"
+            f"epsilon {setting.epsilon:g} at delta {setting.delta:g}; trust: {trust}; bits: "
+            f"{'any' if math.isinf(bits) else format(bits, 'g')}"
         )
         where = f"question {len(parts) + 1} of {len(asked)} (epsilon {setting.epsilon:g}, {norm} norm)"
-        ranked = rank(setting, trust, bits, norm, say=lambda name, where=where: say(f"{where}: {name}"))
+        ranked = rank(setting, trust, bits, norm, say=partial(_say, say, where))
         parts.append(f"{question}\n\n{table(*ranked)}")
     return "\n\n".join(parts)

@@ -13,11 +13,13 @@ from fedbound.bench.rows import find
 @pytest.fixture(scope="module")
 def rows():
     data = {"dataset": "digits", "silos": 3, "partition": {"name": "dirichlet", "alpha": 0.5}}
+    data |= {"test": 0.6, "validation": 0.2}  # a fifth is left to train on, and trains in a third of the time
     setting = exchange.Setting("digits", data, {"name": "mlp", "hidden": [32]}, {"rounds": 6}, range(3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exchange, "settings", lambda quick, say: [setting])
         patch.setattr(calibration, "ALLOCATIONS", {"silos by weights": {"silos": "weights"}})
         patch.setattr(calibration, "AROUND", (-1, 0, 1))
+        patch.setattr(calibration, "SAME_BYTES", 0.1)
         yield calibration.run(True, lambda line: None)
 
 

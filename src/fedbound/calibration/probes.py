@@ -74,6 +74,9 @@ class Prober:
     Args:
         scenario: what is calibrated.
         shape: how the scale is spread over tensors and silos; set by the stage before lossy probes.
+
+    Attributes:
+        tested: test samples of all silos, which probes never touch.
     """
 
     def __init__(self, scenario: study.CalibrateScenario, shape: Shape | None = None):
@@ -87,6 +90,7 @@ class Prober:
                 f"data.validation: {scenario.data.validation:g} leaves no validation samples to calibrate on; raise it"
             )
         self.owner = np.repeat(np.arange(len(sizes)), sizes)
+        self.tested = sum(len(silo.test) for silo in self.federation.silos)
         self.folds = folds.count(self.federation)
         self._rotated: tuple[int, data.Federation] = (0, self.federation)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from fedbound import artifacts, schemas, study
 from fedbound.artifacts import Artifact
 from fedbound.calibration import fairness, sensitivity, tables
-from fedbound.calibration.accuracy import TARGET, Decision, Verdict, confirm, grid, screen, sequential
+from fedbound.calibration.accuracy import SPARE, TARGET, Decision, Verdict, confirm, grid, margin, screen, sequential
 from fedbound.calibration.fairness import Facts
 from fedbound.calibration.probes import Prober, first_updates
 from fedbound.calibration.shape import Shape
@@ -24,7 +25,10 @@ SILENT = 0.003  # predicted bits per value of the first update: coarser bounds s
 COMPARED_AT = {"range": 0.1, "std": 1.5}  # scale at which allocations take as many bits as the uniform bound
 NO_DOUBT = 2.0  # a screened drop beyond this multiple of the tolerance needs no test
 COARSE = 8  # points per factor of ten that are searched; the walk from there takes every point of the grid
-GUESS = 1.8  # standard deviations: where the knee of deltas with error feedback was found to be, and the search starts
+GUESS = (
+    1.8,
+    0.04,
+)  # standard deviations: where the knees of deltas with error feedback and of weights without were found
 
 
 def run(scenario: study.CalibrateScenario, inputs: Mapping[str, Path]) -> Artifact:
@@ -139,12 +143,11 @@ def _silo_factors(kind: str, facts: Sequence[Facts]) -> dict[int, float]:
 
 
 def decide(prober: Prober, known: Survey) -> Decision:
-    """Screen with the first seed, confirm with the others."""
+    """Screen with the first seed, confirm with the others, leave a margin where that costs little."""
     settings = prober.scenario.calibration
-    first, *others = settings.seeds
+    first = settings.seeds[0]
     smallest, largest = settings.ends
     scales = _speaking(grid(smallest, largest, settings.per_decade), known)
-    held = [prober.fold(seed) for seed in others]
     screened: dict[float, float] = {}
 
     def drop(scale: float) -> float:
@@ -152,30 +155,51 @@ def decide(prober: Prober, known: Survey) -> Decision:
         print(f"scale {scale:g}: drop {screened[scale]:.2f} points with seed {first}", flush=True)
         return screened[scale]
 
-    def test(scale: float, level: float) -> Verdict:
-        verdict = sequential(scale, lambda i: prober.drops(scale, others[i]), held, settings.tolerance, level)
-        said = "keeps" if verdict.keeps else "is refused"
-        print(
-            f"scale {scale:g}: mean drop {verdict.mean:.2f}, upper limit {verdict.upper:.2f} points "
-            f"({len(verdict.drops)} fresh seeds, level {verdict.level:.3g}): {said}",
-            flush=True,
-        )
-        return _fair(prober, verdict) if verdict.keeps else verdict
-
     stride = max(1, round(settings.per_decade / COARSE))
     coarse = scales[::stride]
     start = screen(coarse, drop, TARGET * settings.tolerance, _guess(prober.scenario, coarse))
     above = next((i for i, scale in enumerate(scales) if screened.get(scale, 0) > NO_DOUBT * settings.tolerance), None)
     start = scales.index(coarse[start]) if start >= 0 else -1
     ceiling = above if above is not None and above > start >= 0 else None
-    return confirm(scales, start, test, 1 - settings.confidence, ceiling, stride)
+    found = confirm(scales, start, partial(_test, prober), 1 - settings.confidence, ceiling, stride)
+    if found.verdict is None:
+        return found
+    most = SPARE * _predicted(known, found.accepted)
+    below = scales[: scales.index(found.accepted)][::-stride]
+    finer = [scale for scale in below if _predicted(known, scale) <= most]
+    enough = partial(_enough, prober)
+    return margin(found, finer, partial(_test, prober, early=enough), enough)
+
+
+def _test(prober: Prober, scale: float, level: float, early: Callable[[Verdict], bool] = lambda _: True) -> Verdict:
+    """Test `scale` on the confirming seeds."""
+    settings = prober.scenario.calibration
+    seeds = settings.seeds[1:]
+    held = [prober.fold(seed) for seed in seeds]
+    verdict = sequential(scale, lambda i: prober.drops(scale, seeds[i]), held, settings.tolerance, level, early)
+    said = "keeps" if verdict.keeps else "is refused"
+    print(
+        f"scale {scale:g}: mean drop {verdict.mean:.2f}, upper limit {verdict.upper:.2f} points "
+        f"({len(verdict.drops)} fresh seeds, level {verdict.level:.3g}): {said}",
+        flush=True,
+    )
+    return _fair(prober, verdict) if verdict.keeps else verdict
+
+
+def _enough(prober: Prober, verdict: Verdict) -> bool:
+    """Whether a repetition on the study's own test samples would confirm the scale again."""
+    settings = prober.scenario.calibration
+    upper = verdict.repeated(prober.tested, 1 - settings.confidence)
+    print(f"scale {verdict.scale:g}: on {prober.tested} test samples at most {upper:.2f} points", flush=True)
+    return upper <= settings.tolerance
 
 
 def _guess(scenario: study.CalibrateScenario, scales: list[float]) -> int | None:
     """Where the search starts; None: in the middle."""
-    if scenario.calibration.rule == "range" or scenario.mode == "weights" or not scenario.error_feedback:
+    weights = scenario.mode == "weights"
+    if scenario.calibration.rule == "range" or weights == scenario.error_feedback:
         return None
-    return int(np.abs(np.log(np.array(scales) / GUESS)).argmin())
+    return int(np.abs(np.log(np.array(scales) / GUESS[weights])).argmin())
 
 
 def _speaking(scales: list[float], known: Survey) -> list[float]:

@@ -159,6 +159,8 @@ def decision(prober: Prober, found: Decision, seconds: float) -> dict[str, Any]:
         "mean_drop": verdict.mean,
         "upper_drop": verdict.upper,
         "level": verdict.level,
+        "largest": found.largest,
+        "upper_test": verdict.repeated(prober.tested, 1 - settings.confidence),
         "seeds": len(verdict.drops),
         "samples": len(prober.owner) * len(set(verdict.folds or (0,))),
         "spread": float(np.mean([probe.spread for probe in confirmed])),

@@ -99,6 +99,7 @@ _SHOWN: dict[str, tuple[str, dict[str, Writer | None]]] = {
             "tolerance": text.number,
             "mean_drop": _signed,
             "upper_drop": _signed,
+            "upper_test": _signed,
             "seeds": _count,
             "probes": _count,
             "bytes": text.size,

@@ -42,7 +42,7 @@ BOUNDS_PROBES = Schema(
 BOUNDS_DECISION = Schema(
     {
         "rule": text("what a bound is relative to: a tensor's value range ('range') or its standard deviation ('std')"),
-        "scale": real("1", "largest relative bound accepted; 0 where none was"),
+        "scale": real("1", "relative bound accepted: the largest confirmed, or a finer one of few more bytes"),
         "refused": real("1", "smallest relative bound above it that was refused; NaN where there is none"),
         "screened": real("1", "where the search with the first seed ended and the confirmation began"),
         "tolerance": real("percentage point", "accuracy drop allowed"),
@@ -54,6 +54,10 @@ BOUNDS_DECISION = Schema(
             "percentage point", "upper confidence limit of the drop at the level of the test that accepted"
         ),
         "level": real("1", "error probability of that limit: the bound's share of 1 - confidence"),
+        "largest": real("1", "largest relative bound confirmed"),
+        "upper_test": real(
+            "percentage point", "what the upper limit would be, at most, of as many fresh seeds on the test samples"
+        ),
         "seeds": whole("1", "paired seeds that confirmed it"),
         "samples": whole("1", "different samples that those seeds held out, all silos"),
         "spread": real("1", "standard deviation over silos of their accuracy at the accepted bound, mean over seeds"),

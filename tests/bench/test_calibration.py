@@ -13,7 +13,6 @@ from fedbound.bench.rows import find
 @pytest.fixture(scope="module")
 def rows():
     data = {"dataset": "digits", "silos": 3, "partition": {"name": "dirichlet", "alpha": 0.5}}
-    data |= {"test": 0.6, "validation": 0.2}  # a fifth is left to train on, and trains in a third of the time
     setting = exchange.Setting("digits", data, {"name": "mlp", "hidden": [32]}, {"rounds": 6}, range(3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exchange, "settings", lambda quick, say: [setting])

@@ -108,7 +108,7 @@ def _scenario(case: Case, quick: bool, options: dict[str, str]) -> Any:
     from fedbound.registry import MODELS
 
     rounds = case.setting.training["rounds"]
-    few = {"smallest": 0.3, "largest": 3.0, "per_decade": 4, "tolerance": 20.0} if quick else {}
+    few = {"largest": 3.0, "per_decade": 4, "tolerance": 20.0} if quick else {}
     # digits has few samples to look at, and short runs
     seeds = range(101, 105 if quick else 117 if case.setting.name == "digits" else 107)
     calibration = {"rounds": rounds, "seeds": list(seeds), "smallest": case.smallest, "tolerance": TOLERANCE}

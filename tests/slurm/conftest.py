@@ -58,7 +58,7 @@ def script(repository: Path) -> Shell:
     def run(name: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [str(repository / "slurm" / "sandbox" / name), *args]
         return subprocess.run(
-            command, env=clean_environment() | env, capture_output=True, text=True, timeout=120, check=False
+            command, env=clean_environment() | env, capture_output=True, text=True, timeout=300, check=False
         )
 
     return run

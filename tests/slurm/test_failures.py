@@ -35,7 +35,7 @@ STUDY = {
 }
 
 
-def await_that(condition: Callable[[], object], what: str, seconds: float = 200) -> None:
+def await_that(condition: Callable[[], object], what: str, seconds: float = 500) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain: {what}"
@@ -71,7 +71,7 @@ class Cluster:
 
     def __call__(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=300, check=False
+            command, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=600, check=False
         )
 
     def slurm_id(self, job: plan.Job) -> str:
@@ -156,7 +156,7 @@ def rerun(cluster, killed) -> dict[str, Any]:
     # "now" would be over by the time that Slurm looks, now and then
     limit = cluster("scontrol", "update", f"JobId={cluster.slurm_id(cluster.running)}", "EndTime=now+2")
     assert limit.returncode == 0, limit.stderr
-    code = driver.wait(timeout=240)
+    code = driver.wait(timeout=600)
     return {"locked": locked, "code": code, "said": _text(cluster.folder / "second.txt"), "kept": kept}
 
 

@@ -15,7 +15,7 @@ SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
 
 
 def slurm(sandbox, *command: str) -> str:
-    done = subprocess.run(command, env=sandbox.env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=sandbox.env, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -32,7 +32,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def await_that(condition, seconds: float = 30) -> None:
+def await_that(condition, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -53,7 +53,7 @@ def test_finished_jobs_are_listed(sandbox) -> None:
 
 def test_a_node_without_slurm_conf_in_its_environment_finds_the_sandbox(sandbox) -> None:
     env = {key: value for key, value in sandbox.env.items() if key != "SLURM_CONF"}
-    done = subprocess.run(["srun", "-n1", "true"], env=env, timeout=60, check=False)
+    done = subprocess.run(["srun", "-n1", "true"], env=env, timeout=200, check=False)
     assert done.returncode == 0
 
 

@@ -81,7 +81,7 @@ def test_mpi_jobs_had_a_cpu_for_the_server_and_for_each_silo(on_slurm: Path, san
 def test_results_equal_those_of_a_local_run(local: Path, on_slurm: Path) -> None:
     assert list(artifacts(local)) == list(artifacts(on_slurm))
     command = [str(BIN / "fedbound"), "inspect", "--diff", str(local / "results"), str(on_slurm / "results")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith(f"{len(artifacts(local))} compared, 0 differences")
 

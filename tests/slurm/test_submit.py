@@ -31,7 +31,7 @@ LIGHT = {
 }
 
 
-def await_that(condition: Callable[[], object], what: str, seconds: float = 150) -> None:
+def await_that(condition: Callable[[], object], what: str, seconds: float = 400) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain: {what}"
@@ -50,7 +50,7 @@ class Checkout:
 
     def __call__(self, *command: str) -> str:
         done = subprocess.run(
-            command, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False
+            command, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=200, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -44,7 +44,7 @@ def run(sandbox, repository: Path, folder: Path, launcher: str, **more: str) -> 
     command += ["--configfile", str(folder / "s.yaml"), "--slurm-init-seconds-before-status-checks", "5"]
     env = {key: value for key, value in sandbox.env.items() if key != "FEDBOUND_PLAN"}
     env |= {"PATH": f"{BIN}{os.pathsep}{env['PATH']}", **more}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
     (job,) = plan.make(study.parse(STUDY)).jobs["train"].values()
     (folder / "said.txt").write_text(done.stdout + done.stderr)
     return done.returncode, folder / job.path
@@ -75,7 +75,7 @@ def test_ranks_train_on_two_nodes(sandbox, repository, tmp_path, impi) -> None:
     local = tmp_path / "local.h5"
     (job,) = plan.make(study.parse(STUDY)).jobs["train"].values()
     command = [str(BIN / "fedbound"), "train", "--transport", "local", "--scenario", job.scenario_json]
-    subprocess.run([*command, "--out", str(local)], check=True, capture_output=True, timeout=120)
+    subprocess.run([*command, "--out", str(local)], check=True, capture_output=True, timeout=300)
     assert artifacts.differences(trained, artifacts.read(local)) == []
 
 

@@ -80,7 +80,13 @@ def test_the_cheapest_setting_within_the_limit_is_chosen() -> None:
 def test_below_three_seeds_the_mean_decides_and_the_sentence_says_so() -> None:
     two = [dataclasses.replace(c, seeds=2) for c in (BASE, GOOD, CHEAP)]
     assert chosen(*two) == "cheap"
-    assert "judged by the mean, as 2 seeds give no usable limit" in sentences(*two)["evidence"][0]
+    assert "judged by the mean, as 2 seeds cannot give a usable limit" in sentences(*two)["evidence"][0]
+
+
+def test_what_a_setting_gains_is_not_called_a_negative_loss() -> None:
+    evidence = sentences(BASE, dataclasses.replace(GOOD, drop=-0.45, worst_silo_drop=0.3))["evidence"][0]
+    assert "it gains 0.45 points of accuracy" in evidence
+    assert "its worst silo loses 0.30 points" in evidence
 
 
 def test_a_limit_from_seeds_that_all_lose_the_same_is_said_to_be_weak() -> None:

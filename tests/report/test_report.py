@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from report_cases import NONE, SZ3, TRAINING, collect_scenario, privacy, train, 
 
 from fedbound import artifacts
 from fedbound.errors import ArtifactError
-from fedbound.report import html, plots, stage, text
+from fedbound.report import html, html_tables, plots, stage, text
 from fedbound.report.summary import WIDTH, summary
 
 HOSTILE = "</title><script>alert('x')</script> & \"<img src=x onerror=alert(1)>"
@@ -236,6 +237,16 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         stage.replace(target, "new")
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_rows_that_say_the_same_are_one(collected):
+    """Of one run's validation, which every simulated link repeats."""
+    table = collected.tables["validation"]
+    twice = {key: replace(column, values=np.repeat(column.values, 2)) for key, column in table.items()}
+    keys = ("setting", "quantity", "predicted")
+    count = len(table["setting"].values)
+    assert html_tables._distinct(table, keys) == list(range(count))
+    assert html_tables._distinct(twice, keys) == list(range(0, 2 * count, 2))
 
 
 def test_the_summary_has_the_main_figures_in_100_columns(tmp_path: Path, collected: artifacts.Artifact) -> None:

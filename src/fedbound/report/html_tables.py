@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -12,6 +12,7 @@ from fedbound.artifacts import Artifact, Column, Table
 from fedbound.report import text
 
 _MOST_ROWS = 200
+_ONCE = ("validation", "validation_parts")  # one run's, repeated for every link that is simulated: shown once
 
 Writer = Callable[[float], str]
 
@@ -299,24 +300,32 @@ def length(table: Table) -> int:
 
 def _table(name: str, heading: str, writers: dict[str, Writer | None], table: Table) -> str:
     """A sortable table of the columns in `writers`; a text that all rows share is said once, below."""
-    rows = min(length(table), _MOST_ROWS)
     shared = {key: _shared(table[key]) for key, writer in writers.items() if not writer}
     shown = {k: writer for k, writer in writers.items() if shared.get(k) is None and not _unknown(table[k])}
+    rows = _distinct(table, shown) if name in _ONCE else range(length(table))
     head = "".join(_head(key, table[key], writer) for key, writer in shown.items())
     chosen: Sequence[int] = table["chosen"].values.tolist() if "chosen" in table else []
     body = "".join(
         f"<tr{' class=chosen' if row < len(chosen) and chosen[row] else ''}>"
         + "".join(_cell(table[key].values[row], writer) for key, writer in shown.items())
         + "</tr>\n"
-        for row in range(rows)
+        for row in rows[:_MOST_ROWS]
     )
     same = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in shared.items() if value)
-    more = f"The first {rows} of {length(table):,} rows; all" if rows < length(table) else "All"
+    more = f"The first {_MOST_ROWS} of {len(rows):,} rows; all" if len(rows) > _MOST_ROWS else "All"
     return (
         f'<h3>{escape(heading)}</h3><div class="table"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>'
         f'</table></div><p class="note">{escape(f"In every row {same}. " if same else "")}{more} columns and rows: '
         f"table <code>{name}</code> in study.h5, <code>tables/{name}.csv</code>.</p>"
     )
+
+
+def _distinct(table: Table, keys: Iterable[str]) -> list[int]:
+    """Rows, without those that equal an earlier one in all of `keys`."""
+    first: dict[tuple[Any, ...], int] = {}
+    for row, values in enumerate(zip(*(table[key].values.tolist() for key in keys), strict=True)):
+        first.setdefault(values, row)
+    return list(first.values())
 
 
 def _shared(column: Column) -> str | None:

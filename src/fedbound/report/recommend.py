@@ -210,17 +210,16 @@ class Advice:
 
     def _evidence(self, chosen: Candidate) -> str:
         limit = (
-            f"one-sided 95 % upper limit {text.points(chosen.drop_upper)}"
+            f"one-sided 95 % upper limit of the loss {text.points(chosen.drop_upper)}"
             if chosen.seeds >= SEEDS_FOR_A_LIMIT
-            else f"judged by the mean, as {text.count(chosen.seeds, 'seed')} give no usable limit"
+            else f"judged by the mean, as {text.count(chosen.seeds, 'seed')} cannot give a usable limit"
         )
         if chosen.seeds >= SEEDS_FOR_A_LIMIT and chosen.drop_sd == 0:
             limit += ", no wider than the mean as all seeds lose the same: more seeds or test samples would tell more"
         return (
-            f"Over {text.count(chosen.seeds, 'paired seed')} it loses {text.points(chosen.drop)} points of accuracy "
-            f"against uncompressed ({limit}; tolerance {self.tolerance:g}) and its worst silo "
-            f"{text.points(chosen.worst_silo_drop)} points; accuracy is {text.percent(chosen.accuracy)}, the worst "
-            f"silo's {text.percent(chosen.worst_silo)}."
+            f"Over {text.count(chosen.seeds, 'paired seed')} it {_lost(chosen.drop)} of accuracy against uncompressed "
+            f"({limit}; tolerance {self.tolerance:g}) and its worst silo {_lost(chosen.worst_silo_drop)}; accuracy is "
+            f"{text.percent(chosen.accuracy)}, the worst silo's {text.percent(chosen.worst_silo)}."
         )
 
     def _times(self, simulations: Table, chosen: Candidate, baseline: Candidate) -> Iterator[dict[str, str]]:
@@ -281,6 +280,11 @@ def on_front(candidates: Sequence[Candidate]) -> np.ndarray:
     for i, cost in enumerate(costs):
         front[i] = not np.any(np.all(costs <= cost, axis=1) & np.any(costs < cost, axis=1))
     return front
+
+
+def _lost(drop: float) -> str:
+    """A drop in percentage points, as a verb and an object."""
+    return f"{'gains' if round(drop, 2) < 0 else 'loses'} {text.points(abs(drop))} points"
 
 
 def _sentence(kind: str, sentence: str, timing: str = "") -> dict[str, str]:

@@ -10,6 +10,7 @@ from fedbound.errors import MessageError
 from fedbound.exchange.layout import Layout
 from fedbound.exchange.summation import BLOCK
 from fedbound.federation.desk import Task, Waiting
+from fedbound.federation.outbox import Parcel
 
 _COUNTS = (
     "bytes_up",
@@ -35,6 +36,8 @@ _UPDATE_FIELDS = {
     "samples", "steps", "train_loss", "raw_bytes", "violations", "memory_bytes", "error_over_bound", "residual_norm",
     "train_seconds", "encode_seconds", "wait_seconds", "busy_seconds",
 }  # fmt: skip
+_EVALUATION_FIELDS = {"test_samples", "test_correct", "test_loss", "validation_samples", "validation_correct"}
+_LARGEST_LOSS = 1e6  # nat: far beyond any model that still says something
 
 
 def new_round() -> dict[str, Any]:
@@ -42,8 +45,19 @@ def new_round() -> dict[str, Any]:
     return {**dict.fromkeys(_COUNTS, 0), **dict.fromkeys(_SECONDS, 0.0)}
 
 
-_EVALUATION_FIELDS = {"test_samples", "test_correct", "test_loss", "validation_samples", "validation_correct"}
-_LARGEST_LOSS = 1e6  # nat: far beyond any model that still says something
+def note_parcel(row: dict[str, Any], parcel: Parcel) -> None:
+    """Add what is sent to one silo to the round's sums; what a restart added to it counts apart."""
+    row["bytes_down"] += parcel.size
+    row["payload_down"] += parcel.payload
+    row["raw_down"] += parcel.raw
+    row["resync_bytes"] += sum(map(len, parcel.messages)) - parcel.size
+
+
+def note_update(row: dict[str, Any], one: dict[str, Any], beside: int) -> None:
+    """Add one update's row to the round's sums, whose bytes hold its message already, but not what went `beside` it."""
+    row["bytes_up"] += beside
+    for key in ("payload_up", "raw_up", "violations"):
+        row[key] += one[key]
 
 
 def check_update(message: wire.Message, global_loss: bool) -> None:

@@ -27,6 +27,7 @@ from fedbound.federation.algorithms import Algorithm, Contribution
 from fedbound.federation.desk import NO_LABEL, Asked, BreachError, Command, Evaluations, Task, Waiting
 from fedbound.federation.failures import Failures
 from fedbound.federation.guard import Guard
+from fedbound.federation.kept import Kept
 from fedbound.federation.lost import Lost
 from fedbound.federation.outbox import SERVER, Exchange, Outbox
 from fedbound.federation.records import Records
@@ -114,10 +115,7 @@ class Server:
         self.references: dict[int, np.ndarray] = {}  # version -> copy that silos out of step trained on
         self.evaluations = Evaluations()
         self.charged = dict(released or {})  # silo -> noised updates that it was asked for, made or says it made
-        self.silo_labels: dict[int, int] = {}
-        self.unsaved: set[int] = set()  # silos whose state changed since they last saved it
-        self.saving: set[int] = set()  # those of them that are saving it now
-        self.restored: dict[int, int] = {}  # silo -> label that it must load before it trains again
+        self.kept = Kept()
         self.timers: dict[int, float] = {}
         self.clock = time.perf_counter()
         self._begin_row()
@@ -232,16 +230,14 @@ class Server:
         except MessageError as error:
             self._reject(silo, str(error))
         finally:
-            if silo in self.living and (self.asked.owes(silo) or silo in self.saving):
+            if silo in self.living and (self.asked.owes(silo) or silo in self.kept.saving):
                 self.failures.expect(silo, self._now())  # more is owed: a silo that stalls at it must be noticed
 
     def _take_acknowledgement(self, silo: int, message: wire.Message, size: int) -> None:
-        if silo not in self.saving or message.round != self.version:
+        if silo not in self.kept.saving or message.round != self.version:
             raise BreachError(f"silo {silo} says that it saved round {message.round}, which it was not asked to")
         self.row["bytes_up"] -= size  # how often we save must not show in the traffic
-        self.saving.discard(silo)
-        self.unsaved.discard(silo)
-        self.silo_labels[silo] = message.round
+        self.kept.saved(silo, message.round)
 
     def _take_update(self, silo: int, buffer: Any) -> None:
         message = wire.unpack(buffer, limits=self.limits)
@@ -269,7 +265,7 @@ class Server:
     def _reject(self, silo: int, why: str) -> None:
         """A message that cannot be used: end the run, or go on without that update."""
         self.failures.note(self.records, self.version + 1, silo, "rejected", why, self.living)
-        if self.algorithm.synchronous or silo in self.saving:
+        if self.algorithm.synchronous or silo in self.kept.saving:
             self._lose(silo, why)  # both ends' duals, or the silo's saved state, would differ from now on
             return
         command = self.asked.oldest(silo)  # whatever the message was, it was the answer to this
@@ -289,21 +285,14 @@ class Server:
         self.living.discard(silo)
         self.failures.note(self.records, self.version + 1, silo, "failed", why, self.living)
         self.evaluations.give_up(silo)
-        self.unsaved.discard(silo)
-        self.saving.discard(silo)
+        self.kept.forget(silo)
         if silo not in self.waiting:
             self._forget_update(silo)
         self.events.append(Left(silo, self._now()))
 
     def _keep_state(self, silo: int, task: Task | None) -> None:
-        """The silo's state has gone on with its update, whether or not that counts: a restart needs the newest one."""
-        if task is None or silo not in self.living:
-            return
-        if task.label == NO_LABEL:
-            self.unsaved.add(silo)
-        else:
-            self.silo_labels[silo] = task.label
-            self.unsaved.discard(silo)
+        if task is not None and silo in self.living:
+            self.kept.changed(silo, task)
 
     def _forget_update(self, silo: int) -> None:
         self.waiting.pop(silo, None)
@@ -330,8 +319,7 @@ class Server:
         if not silos:
             return
         self._advance()
-        labels = {silo: self.restored.pop(silo, NO_LABEL) for silo in silos}
-        commands = {silo: {"steps": float(steps), "checkpoint_label": float(label)} for silo, label in labels.items()}
+        commands = {silo: {"steps": float(steps), "checkpoint_label": float(self.kept.load(silo))} for silo in silos}
         if self.guard is not None:
             commands = {silo: {**command, "bound_factor": self.guard.now} for silo, command in commands.items()}
         for silo, parcel in self.outbox.parcels(commands, flags, self.version):
@@ -340,10 +328,7 @@ class Server:
                 self.charged[silo] = self.charged.get(silo, 0) + 1
                 saved = self.version + 1 if flags & wire.Flags.CHECKPOINT else NO_LABEL
                 self.tasks[silo] = Task(self.version, parcel.size, parcel.payload, steps, self._now(), saved)
-            self.row["bytes_down"] += parcel.size
-            self.row["payload_down"] += parcel.payload
-            self.row["resync_bytes"] += sum(map(len, parcel.messages)) - parcel.size
-            self.row["raw_down"] += parcel.raw
+            rows.note_parcel(self.row, parcel)
             self.failures.expect(silo, self._now())
             for message in parcel.messages:
                 self.transport.send(silo, message)
@@ -449,9 +434,7 @@ class Server:
         self.lost.add(waiting.message)
         beside = self.receiver.beside
         row = rows.update(waiting, task, self.version + 1, self.row_started - self.clock, beside)
-        self.row["bytes_up"] += beside
-        for key in ("payload_up", "raw_up", "violations"):
-            self.row[key] += row[key]
+        rows.note_update(self.row, row, beside)
         self.records.add("silos", **row, staleness=staleness, **seconds)
         for one in rows.of_update(self.layout, waiting.message, beside):
             self.records.add("tensors", round=row["round"], direction="up", silo=row["silo"], **one)
@@ -481,12 +464,11 @@ class Server:
 
     def _save_silos(self) -> None:
         """Every silo whose state changed has it on disk, or is asked to save it now."""
-        self.saving = set(self.unsaved)
-        for silo in sorted(self.saving):
+        for silo in self.kept.ask():
             message = wire.Message(wire.Kind.CHECKPOINT, SERVER, self.version, self.version, [], {})
             self.failures.expect(silo, self._now())
             self.transport.send(silo, wire.pack(message))
-        while self.saving:
+        while self.kept.saving:
             self._pump(None)
 
     # ---- records --------------------------------------------------------------------------------------------------

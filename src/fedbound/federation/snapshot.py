@@ -40,7 +40,7 @@ def take(server: Server, pending: list[Action]) -> checkpoint.State:
     arrays |= {f"waiting-{silo}": np.frombuffer(one.buffer, np.uint8) for silo, one in server.waiting.items()}
     copies, sender = server.sender.state()
     arrays |= {f"downlink-{key}": array for key, array in copies.items()}
-    labels = server.silo_labels | {
+    labels = server.kept.labels | {
         silo: server.tasks[silo].label for silo in server.waiting if server.tasks[silo].label != NO_LABEL
     }
     meta = {
@@ -78,8 +78,7 @@ def restore(server: Server, state: checkpoint.State) -> list[Action]:
     server.row_started = time.perf_counter()
     server.timers = {int(key): at for key, at in meta["timers"].items()}
     server.living = set(meta["living"])
-    server.silo_labels = {int(silo): label for silo, label in meta["silo_labels"].items()}
-    server.restored = dict(server.silo_labels)
+    server.kept.restore({int(silo): label for silo, label in meta["silo_labels"].items()})
     server.evaluations.latest = meta["evaluated_version"]
     server.evaluations.incomplete = set(meta["incomplete"])
     for silo, count in meta["charged"].items():

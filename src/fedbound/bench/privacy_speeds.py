@@ -114,7 +114,7 @@ def _counts(vector: np.ndarray, rng: np.random.Generator) -> dict[str, Work]:
     from fedbound.privacy import coins
 
     found: dict[str, Work] = {}
-    for trials, theta in ((16, 0.1), (163, 0.08), (512, 0.03)):
+    for trials, theta in ((16, 0.1), (163, 0.08), (512, 0.03), (163, 0.25)):
         bias = 0.5 + theta * np.clip(vector, -1, 1)
         found[f"pbm counts, {trials} coins, theta {theta:g}"] = Work(
             partial(coins.counts, trials, bias, theta, rng), partial(rng.binomial, trials, bias)

@@ -2,8 +2,8 @@
 
 Bin(m, p) is Bin(m, g) + Bin(m - first, (p - g)/(1 - g)) for any g <= p: a coin that failed at bias g gets a second
 chance. With g the next lower of a grid of biases the first term is looked up (`integer_sampler`), and the second is 0
-but for a few coordinates in a hundred, where it is found by inversion. Grid, p - g and the first term are exact; the
-second is as exact as float64 is. Source: `integer_sampler`; the split is the usual thinning of coins.
+but for a few coordinates in a hundred (of many coins, in ten), where it is found by inversion. Grid, p - g and the
+first term are exact; the second is as exact as float64 is. Source: `integer_sampler`; the split is the usual thinning.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fedbound.privacy import integer_sampler
 from fedbound.privacy.integer_sampler import Inversion, bits16
 
 _CELL_BITS = 12
-_MOST_CELLS = 1 << 21  # of two bytes
-_SECOND = 0.25  # most second successes that are expected: what makes the grid fine
+_MOST_BIASES = 1100  # of the grid: 9 MB
+_SECOND = (0.25, 0.5, 1.0)  # most second successes that are expected: the finest grid of these that is not too large
 _WORTH = 64  # counts per bias of the grid for which making it is worth while
 _AT_ONCE = 1 << 15  # counts in a block, so that temporaries stay in the cache
 
@@ -30,7 +30,7 @@ def counts(trials: int, bias: np.ndarray, theta: float, rng: np.random.Generator
     Few counts, or coins so many that a grid's table would be too large, are numpy's to draw.
     """
     shape = _shape(trials, theta)
-    if shape.biases << _CELL_BITS > _MOST_CELLS or trials >= 1 << 15 or bias.size < _WORTH * shape.biases:
+    if shape.biases > _MOST_BIASES or trials >= 1 << 15 or bias.size < _WORTH * shape.biases:
         return rng.binomial(trials, bias)
     grid = _grid(trials, shape)
     flat, drawn = bias.ravel(), np.empty(bias.size, np.int64)
@@ -52,9 +52,13 @@ class _Shape:
 
 def _shape(trials: int, theta: float) -> _Shape:
     least = 0.5 - theta
-    steps = 1 << max(1, math.ceil(math.log2(trials / (_SECOND * least))))
-    first = math.floor(least * steps)
-    return _Shape(steps, first, math.floor((0.5 + theta) * steps) - first + 1, least)
+    for second in _SECOND:
+        steps = 1 << max(1, math.ceil(math.log2(trials / (second * least))))
+        first = math.floor(least * steps)
+        biases = math.floor((0.5 + theta) * steps) - first + 1
+        if biases <= _MOST_BIASES:
+            break
+    return _Shape(steps, first, biases, least)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,9 @@ if workflow.is_main_process:
     onstart:
         fedbound_workflow.take_over(workflow.dag.needrun_jobs())
 
+    onsuccess:
+        fedbound_workflow.say_where_results_are(plan)
+
     onerror:
         fedbound_workflow.report_what_is_there(plan)
 

@@ -110,6 +110,16 @@ def take_over(jobs: Iterable[Any]) -> None:
         print(f"fedbound: cancelled Slurm jobs of an earlier run that was killed: {' '.join(cancelled)}", flush=True)
 
 
+def say_where_results_are(made: plan.Plan) -> None:
+    """After a success: where report and data lie, unless only part of the study was asked for."""
+    data = Path(made.job("collect", "study").path)
+    if data.exists():
+        print(
+            f"fedbound: the report is {data.with_name('report.html')}; main figures: fedbound summary {data}",
+            flush=True,
+        )
+
+
 def report_what_is_there(made: plan.Plan) -> None:
     """After a failure: the report of what is done, and why the rest is not, in `results/<study>/partial/`."""
     print(f"fedbound: some jobs failed; what is done goes to {plan.RESULTS}/{made.study}/partial/", flush=True)

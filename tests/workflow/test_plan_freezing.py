@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from fedbound import workflow
+from fedbound import plan, study, workflow
 
 STUDY = {"study": "x", "exchange": {"codec": ["none", "sz3"]}}
 
@@ -14,14 +14,14 @@ STUDY = {"study": "x", "exchange": {"codec": ["none", "sz3"]}}
 def test_a_job_takes_the_frozen_plan_whatever_the_study_says_now(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(workflow.PLAN_VARIABLE, "")
-    plan = workflow.frozen_plan(STUDY, main=True)
+    frozen = workflow.frozen_plan(STUDY, main=True)
     path = os.environ[workflow.PLAN_VARIABLE]
     edited = {**STUDY, "seeds": [9], "training": {"rounds": 1}}
-    assert workflow.frozen_plan(edited, main=False) == plan
-    assert workflow.frozen_plan({"nonsense": 1}, main=False) == plan
+    assert workflow.frozen_plan(edited, main=False) == frozen
+    assert workflow.frozen_plan({"nonsense": 1}, main=False) == frozen
     again = workflow.frozen_plan(edited, main=True)
     assert os.environ[workflow.PLAN_VARIABLE] != path
-    assert again != plan
+    assert again != frozen
 
 
 def test_a_refused_study_ends_with_code_2_and_one_sentence(tmp_path, monkeypatch, capsys):
@@ -90,3 +90,14 @@ def test_an_attempt_asks_for_more_only_of_what_ran_out(tmp_path, monkeypatch):
     assert asked(3, memory) == {**asks, "mem_mb": 3 * asks["mem_mb"]}
     assert asked(2, "fedbound: silo 0 failed in round 1: NaN\n") == asks
     assert asked(2, "") == {key: 2 * value for key, value in asks.items()}  # nothing tells which
+
+
+def test_a_success_says_where_the_report_is_once_there_is_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    made = plan.make(study.parse({"study": "small"}))
+    workflow.say_where_results_are(made)
+    assert capsys.readouterr().out == ""
+    (tmp_path / "results/small").mkdir(parents=True)
+    (tmp_path / "results/small/study.h5").touch()
+    workflow.say_where_results_are(made)
+    assert "the report is results/small/report.html" in capsys.readouterr().out

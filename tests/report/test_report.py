@@ -239,6 +239,17 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_values_that_are_all_the_same_lie_in_the_middle_of_their_log_axis():
+    """One calibrated bound, one epsilon: the axis had no length, and its marks lay outside of the plot."""
+    _, axes = plots._axes()
+    axes.plot([0.1, 0.1 * (1 - 1e-9)], [1, 2])
+    axes.set_xscale("log")
+    for finish in (plots._plain, lambda axis: plots._ticks(axis, [0.1])):
+        finish(axes.xaxis)
+        assert axes.get_xlim() == pytest.approx((0.05, 0.2))
+        assert 0.1 in axes.get_xticks()
+
+
 def test_rows_that_say_the_same_are_one(collected):
     """Of one run's validation, which every simulated link repeats."""
     table = collected.tables["validation"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import importlib
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -285,6 +286,7 @@ def privacy(frames: Frames) -> tuple[Any, str]:
 
 def _ticks(axis: Any, values: Iterable[float]) -> None:
     """Ticks of a log axis at the values that were set, written as they were set."""
+    _make_room(axis)
     kept: list[float] = []
     for value in values:
         if not kept or value >= 1.5 * kept[-1]:
@@ -293,10 +295,19 @@ def _ticks(axis: Any, values: Iterable[float]) -> None:
     axis.set_ticks([], minor=True)
 
 
+def _make_room(axis: Any) -> None:
+    """Let a log axis span a factor of two or more: values that are all (nearly) the same would leave it no length."""
+    low, high = axis.get_view_interval()
+    if high < 2 * low:
+        middle = math.sqrt(low * high)
+        getattr(axis.axes, f"set_{axis.axis_name}lim")(middle / 2, 2 * middle)
+
+
 def _plain(axis: Any) -> None:
     """Plain numbers on a log axis; 1-2-5 steps where it spans less than two decades, so that some tick is there."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
+    _make_room(axis)
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
     axis.set_major_formatter(lambda value, _position: text.number(value))

@@ -53,6 +53,7 @@ def test_every_table_is_there_with_the_rows_of_all_artifacts(collected: artifact
         "private_runs": 0,  # nothing was noised
         "privacy": 9,
         "private_training": 0,
+        "run_audits": 0,  # no run was audited
         "mechanisms": 9,
         "settings": 3,
         "comparisons": 2,

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,6 +209,21 @@ def test_an_update_with_tensors_is_rejected():
         made.server(transport).run()
 
 
+def test_a_sum_that_stalls_is_given_up_after_silo_timeout_and_heeds_failures_until_then(monkeypatch):
+    """No rank ever answers; the sum is asked for in pieces."""
+    pieces, looks = [], []
+    library = SimpleNamespace(
+        FLOAT="float", SUM="sum", IN_PLACE="in place", Request=SimpleNamespace(Testall=lambda requests: False)
+    )
+    monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=library))
+    monkeypatch.setattr(reduction, "PIECE", 4)
+    comm = SimpleNamespace(rank=0, Ireduce=lambda sent, summed, op, root: pieces.append(len(summed[0])))
+    with pytest.raises(FederationError, match=r"was not done after 0\.01 s \(training\.silo_timeout\)"):
+        reduction.reduce(comm, np.zeros(10, np.float32), lambda: looks.append(1), timeout=0.01)
+    assert pieces == [4, 4, 2]
+    assert looks
+
+
 FAILING = """
 import json, os, sys
 from fedbound import cli
@@ -223,6 +239,7 @@ def failed(comm, *rest):
         raise FederationError("this rank cannot add")
     reduce(comm, *rest)
 reduction.reduce = failed
+reduction.PIECE = 1000  # of 2,410 values
 sys.exit(cli.main(sys.argv[1:]))
 """
 

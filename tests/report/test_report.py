@@ -18,7 +18,7 @@ from report_cases import NONE, SZ3, TRAINING, collect_scenario, privacy, train, 
 from fedbound import artifacts
 from fedbound.errors import ArtifactError
 from fedbound.report import html, html_tables, plots, stage, text
-from fedbound.report.summary import WIDTH, summary
+from fedbound.report.summary import WIDTH, columns, summary
 
 HOSTILE = "</title><script>alert('x')</script> & \"<img src=x onerror=alert(1)>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -248,6 +248,15 @@ def test_values_that_are_all_the_same_lie_in_the_middle_of_their_log_axis():
         finish(axes.xaxis)
         assert axes.get_xlim() == pytest.approx((0.05, 0.2))
         assert 0.1 in axes.get_xticks()
+
+
+def test_the_summary_tells_long_settings_apart_by_their_ends():
+    rows = [("setting", "x"), *((f"ebq 0.5, {'long ' * 20}feedback={word}", "1") for word in ("yes", "no"))]
+    _, yes, no = columns(rows)
+    assert len(yes) == len(no) == WIDTH
+    assert yes.startswith("ebq 0.5, ")
+    assert "feedback=yes " in yes
+    assert "feedback=no " in no
 
 
 def test_rows_that_say_the_same_are_one(collected):

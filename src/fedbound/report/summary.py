@@ -60,13 +60,19 @@ def _setting(row: Any, comparisons: pd.DataFrame) -> tuple[str, ...]:
 
 
 def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Rows of cells as aligned lines: the first column to the left, the others to the right; long names are cut."""
+    """Rows of cells as aligned lines: the first to the left, the others to the right; long names lose their middle."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1))
     for row in rows:
-        first = row[0] if len(row[0]) <= widths[0] else row[0][: widths[0] - 1] + "…"
+        first = _shortened(row[0], widths[0])
         rest = "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
         yield f"{first:<{widths[0]}}{rest}"
+
+
+def _shortened(name: str, width: int) -> str:
+    """The name in `width` characters: its beginning and its end, as settings often differ at their end only."""
+    begin = width // 2
+    return name if len(name) <= width else f"{name[:begin]}…{name[len(name) - (width - begin - 1) :]}"
 
 
 def _calibration(decisions: pd.DataFrame) -> Iterator[str]:

@@ -54,6 +54,17 @@ def test_the_noise_of_few_samples_is_no_shortfall():
         assert guard.observe(1, 0.9, samples).factor == factor
 
 
+def test_samples_that_could_not_tell_a_loss_loosen_nothing():
+    """Two standard errors of 0.9 are 1 point on 3,600 samples; the way back from a fall is open to fewer."""
+    for samples, factor in ((3_500, 1.0), (3_700, 1.25)):
+        change = Guard(Settings(patience=1)).observe(1, 0.9, samples)
+        assert change.factor == factor
+        assert ("too few" in change.reason) == (factor == 1)
+    fallen = Guard(Settings(patience=1))
+    fallen.factor = 0.25
+    assert [fallen.observe(i, 0.9, 100).factor for i in range(3)] == [0.5, 1.0, 1.0]
+
+
 def test_nan_falls_back_and_asks_for_an_exact_round():
     change = Guard().observe(1, math.nan, 100)
     assert (change.factor, change.exact) == (0.5, True)

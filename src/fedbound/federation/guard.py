@@ -7,7 +7,8 @@ FedCSpc adapts its bound during training is all that its abstract tells; this co
 
 The signal is the validation accuracy that silos report of the model they hold, all samples together, against the best
 that this run has seen. A shortfall within the noise of so few samples is no shortfall: `margin` standard errors are
-taken off. Silos evaluate a model while they train on it, so a change follows the model that caused it by one round.
+taken off. Where these alone exceed the tolerance, a loss of twice the tolerance would go unseen, and bounds are not
+loosened. Silos evaluate a model while they train on it, so a change follows the model that caused it by one round.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ class Guard:
         self.held += 1
         if self.held < s.patience:
             return Change(round_, accuracy, shortfall, self.factor, False, "holds")
+        if self.factor >= 1 and 100 * s.margin * error > s.tolerance:
+            return Change(round_, accuracy, shortfall, self.factor, False, f"holds; {samples} samples are too few")
         if self.factor >= self.ceiling:
             return Change(round_, accuracy, shortfall, self.factor, False, "holds at the ceiling")
         self.held = 0

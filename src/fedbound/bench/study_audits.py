@@ -43,11 +43,19 @@ def scenarios(study_: study.Study) -> Iterator[tuple[str, study.TrainScenario]]:
     from fedbound.report import labels
 
     found = [study.TrainScenario(**job.scenario) for job in plan.make(study_).jobs["train"].values()]
-    first = [one for one in found if one.seed == study_.seeds[0]]
+    first = sorted((one for one in found if one.seed == study_.seeds[0]), key=_order)
     flats = [labels.flatten(one.model_dump(mode="json")) for one in first]
     varying = labels.varying(flats)
     names = [_name(one, labels.extras(flat, varying)) or study_.study for one, flat in zip(first, flats, strict=True)]
     yield from zip(labels.unique(names, [one.model_dump_json() for one in first]), first, strict=True)
+
+
+def _order(scenario: study.TrainScenario) -> tuple[str, str, float, float]:
+    """By unit, mechanism and epsilon; runs without privacy first."""
+    privacy = scenario.training.privacy
+    if privacy is None:
+        return ("", "", 0.0, 0.0)
+    return (privacy.unit, privacy.mechanism, privacy.epsilon or 0.0, privacy.noise_multiplier or 0.0)
 
 
 def _name(scenario: study.TrainScenario, extras: str) -> str:
@@ -103,7 +111,8 @@ def _rows(case: str, **figures: float) -> list[Row]:
 _KINDS = {
     "canaries": (
         ("claimed", "audited", "cap", "canaries", "exceeds"),
-        "lower bound of epsilon by canaries in the run's releases, wrong with probability 5 %; cap: all guessed right",
+        "lower bound of epsilon by canaries in the run's releases, wrong with probability 5 %; cap: all guessed right "
+        "(a sum has no more canaries than vectors or coordinates)",
     ),
     "members": (
         ("claimed", "auc", "found", "false_alarms", "models", "records"),

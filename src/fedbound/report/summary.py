@@ -117,7 +117,8 @@ def _simulation(study: Artifact) -> Iterator[str]:
         shown = sorted(wide.columns)[:6]
         rows = [(str(s), *(text.seconds(wide.loc[s, c]) for c in shown)) for s in wide.index[:_MOST_ROWS]]
         yield from columns([("predicted round", *(f"{c:,} clients" for c in shown)), *rows])
-    for row in validation[validation.quantity == "round"].head(4).itertuples():
+    rounds = validation[validation.quantity == "round"].drop_duplicates(["setting", "predicted", "measured"])
+    for row in rounds.head(4).itertuples():  # every simulated link repeats them
         yield _cut(
             f"own run, {row.setting}: predicted {text.seconds(row.predicted)}, measured "
             f"{text.seconds(row.measured)} ({100 * row.error:+.0f} %)"

@@ -296,9 +296,9 @@ def _ticks(axis: Any, values: Iterable[float]) -> None:
 
 
 def _make_room(axis: Any) -> None:
-    """Let a log axis span a factor of two or more: values that are all (nearly) the same would leave it no length."""
+    """Let a log axis of values that are all (nearly) the same span a factor of four: it would have no length."""
     low, high = axis.get_view_interval()
-    if high < 2 * low:
+    if high < 1.05 * low:
         middle = math.sqrt(low * high)
         getattr(axis.axes, f"set_{axis.axis_name}lim")(middle / 2, 2 * middle)
 

@@ -187,6 +187,13 @@ def test_a_settings_name_says_what_varies_and_nothing_else(tmp_path: Path) -> No
     assert (runs.problem == "").all()
 
 
+def test_what_is_off_in_one_run_and_on_in_another_sets_them_apart() -> None:
+    """A scenario has no key of what is off."""
+    summed = {**TRAINING, "reduce": True}
+    keys = collect._train_keys([train(NONE, 0, 0.9, 1000, training=one) for one in (TRAINING, summed)])
+    assert [one["setting"] for one in keys] == ["uncompressed, reduce=no", "uncompressed, reduce=yes"]
+
+
 def test_two_settings_never_share_a_name(tmp_path: Path) -> None:
     """A list is no scalar that a label spells out; the second one gets a number."""
     found = {}

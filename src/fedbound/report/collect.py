@@ -214,7 +214,7 @@ def _accepted(artifact: Artifact) -> float:
 
 
 def _train_keys(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
-    flats = [_with_privacy(labels.flatten(a.scenario), a.scenario["training"].get("privacy")) for a in artifacts]
+    flats = [_with_what_is_off(labels.flatten(a.scenario), a.scenario["training"].get("privacy")) for a in artifacts]
     varying = [key for key in labels.varying(flats) if key not in ("seed", *_EXCHANGE_LABEL)]
     context = [key for key in varying if not key.startswith(("exchange.", "calibration."))]
     # what is asked for, and not chosen among: other data, another model, another privacy
@@ -243,9 +243,10 @@ def _train_keys(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
     ]
 
 
-def _with_privacy(flat: labels.Flat, privacy: Mapping[str, Any] | None) -> labels.Flat:
-    """A run without privacy differs from one with it, although it has no keys of it that could vary."""
-    return {**flat, "training.privacy": privacy["mechanism"] if privacy else "none"}
+def _with_what_is_off(flat: labels.Flat, privacy: Mapping[str, Any] | None) -> labels.Flat:
+    """With keys that a scenario lacks where they are off: it differs from one where they are on."""
+    off = {"training.reduce": False, "training.ranks_per_silo": 1}
+    return {**off, **flat, "training.privacy": privacy["mechanism"] if privacy else "none"}
 
 
 # Keys that the label of an exchange spells out by itself.

@@ -12,8 +12,8 @@ from fedbound.bench.rows import find
 
 @pytest.fixture(scope="module")
 def rows():
-    data = {"dataset": "digits", "silos": 3, "partition": {"name": "dirichlet", "alpha": 0.5}}
-    setting = exchange.Setting("digits", data, {"name": "mlp", "hidden": [32]}, {"rounds": 6}, range(3))
+    data = {"dataset": "digits", "silos": 3, "partition": {"name": "dirichlet", "alpha": 0.5}, "test": 0.4}
+    setting = exchange.Setting("digits", data, {"name": "mlp", "hidden": [32]}, {"rounds": 4}, range(3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exchange, "settings", lambda quick, say: [setting])
         patch.setattr(calibration, "ALLOCATIONS", {"silos by weights": {"silos": "weights"}})

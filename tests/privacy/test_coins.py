@@ -55,11 +55,54 @@ def test_truncated_inversion_is_the_survival_functions():
     assert ((found == 0) | (binom.sf(found - 1, trials, bias) > uniform - 1e-12)).all()
 
 
-@pytest.mark.parametrize(("trials", "theta", "size"), [(16, 0.1, 100), (20_000, 0.1, 100_000), (40_000, 1e-4, 10_000)])
+NUMPYS = [
+    (16, 0.1, 10_000),
+    (512, 0.03, 100_000),
+    (10_485, 0.0017, 30_000),
+    (10_485, 0.0017, 500_000),
+    (20_000, 0.1, 100_000),
+    (40_000, 1e-4, 10_000),
+]
+
+
+@pytest.mark.parametrize(("trials", "theta", "size"), NUMPYS)
 def test_few_counts_or_many_coins_are_numpys(trials, theta, size):
     bias = np.linspace(0.5 - theta, 0.5 + theta, size)
     drawn = coins.counts(trials, bias, theta, np.random.default_rng(1))
     assert np.array_equal(drawn, np.random.default_rng(1).binomial(trials, bias))
+
+
+def test_a_table_takes_no_more_memory_than_said_and_is_not_made_for_few_counts(monkeypatch):
+    """The largest that fit: by biases, and by outcomes."""
+    table = coins._grid(512, coins._shape(512, 0.2)).table
+    per_bias, per_outcome = 2 << coins._CELL_BITS, table.low.itemsize + table.high.itemsize
+    biases = len(table.last)
+    assert table.known.nbytes == biases * per_bias
+    assert table.low.nbytes + table.high.nbytes == biases * 513 * per_outcome
+    assert coins._MOST_BIASES * per_bias + coins._MOST_OUTCOMES * per_outcome < 17.5e6
+    made = []
+    monkeypatch.setattr(coins, "_grid", lambda trials, shape: made.append(trials * shape.biases) or Nothing)
+    for trials in (1, 16, 163, 512, 2000, 10_485, 30_000):
+        for theta in (1e-4, 0.0017, 0.03, 0.25, 0.4):
+            biases = coins._shape(trials, theta).biases
+            fits = biases <= coins._MOST_BIASES and biases * (trials + 1) <= coins._MOST_OUTCOMES
+            worth = 3 * biases * (trials + 64)
+            for size in (worth - 1, worth):
+                made.clear()
+                coins.counts(trials, np.broadcast_to(0.5, min(size, 2_000_000)), theta, Nothing)
+                assert made == ([trials * biases] if fits and worth <= size <= 2_000_000 else [])
+
+
+class Nothing:
+    """Draws no time."""
+
+    @staticmethod
+    def binomial(trials, bias):
+        return bias
+
+    @staticmethod
+    def draw(part, rng):
+        return 0
 
 
 def test_weights_are_the_binomials():

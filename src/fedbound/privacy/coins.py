@@ -18,19 +18,21 @@ from fedbound.privacy import integer_sampler
 from fedbound.privacy.integer_sampler import Inversion, bits16
 
 _CELL_BITS = 12
-_MOST_BIASES = 1100  # of the grid: 9 MB
+_MOST_BIASES = 1100  # of the grid: 9 MB of cells
+_MOST_OUTCOMES = 1 << 19  # of all biases together: 8 MB of probabilities
 _SECOND = (0.25, 0.5, 1.0)  # most second successes that are expected: the finest grid of these that is not too large
-_WORTH = 64  # counts per bias of the grid for which making it is worth while
+_WORTH = 3  # counts per outcome for which making a table is worth while: it pays when it has been used some 8 times
+_OF_BIAS = 64  # outcomes that take as long to make as the cells of a bias do
 _AT_ONCE = 1 << 15  # counts in a block, so that temporaries stay in the cache
 
 
 def counts(trials: int, bias: np.ndarray, theta: float, rng: np.random.Generator) -> np.ndarray:
     """Bin(trials, bias), int64 of the shape of `bias`, which is float64 within `theta` < 1/2 of 1/2.
 
-    Few counts, or coins so many that a grid's table would be too large, are numpy's to draw.
+    Few counts, or coins so many that a grid's table would take more than 17 MB, are numpy's to draw.
     """
     shape = _shape(trials, theta)
-    if shape.biases > _MOST_BIASES or trials >= 1 << 15 or bias.size < _WORTH * shape.biases:
+    if not _fits(trials, shape.biases) or bias.size < _WORTH * shape.biases * (trials + _OF_BIAS):
         return rng.binomial(trials, bias)
     grid = _grid(trials, shape)
     flat, drawn = bias.ravel(), np.empty(bias.size, np.int64)
@@ -56,9 +58,13 @@ def _shape(trials: int, theta: float) -> _Shape:
         steps = 1 << max(1, math.ceil(math.log2(trials / (second * least))))
         first = math.floor(least * steps)
         biases = math.floor((0.5 + theta) * steps) - first + 1
-        if biases <= _MOST_BIASES:
+        if _fits(trials, biases):
             break
     return _Shape(steps, first, biases, least)
+
+
+def _fits(trials: int, biases: int) -> bool:
+    return biases <= _MOST_BIASES and biases * (trials + 1) <= _MOST_OUTCOMES and trials < 1 << 15
 
 
 @dataclass(frozen=True)

@@ -267,7 +267,8 @@ def _train(scenario: Any, inputs: dict[str, Path], arguments: argparse.Namespace
         checkpoint_every=arguments.checkpoint_every,
         wait_seconds=arguments.wait,
         server_hosts=arguments.server_hosts,
-        write=lambda artifact: artifacts.write(out, runs.with_audit(scenario, artifact)),
+        audit=lambda artifact: runs.with_audit(scenario, artifact),
+        write=lambda artifact: artifacts.write(out, artifact),
         out=out,
         ranks=arguments.ranks,
     )

@@ -11,7 +11,8 @@ from fedbound import artifacts, cli, study
 from fedbound.auditing import membership, runs
 from fedbound.bench import study_audits
 from fedbound.data import federation
-from fedbound.errors import InputError
+from fedbound.errors import InputError, LeaseError
+from fedbound.federation import stage
 
 KINDS = {
     "updates": {"mechanism": "gaussian"},
@@ -78,6 +79,20 @@ def test_a_run_that_asks_for_canaries_is_audited_in_its_artifact(tmp_path, capsy
     assert artifacts.differences(told[0], told[1]) != []
     assert told[0]["privacy"].equals(told[1]["privacy"])
     assert told[0]["evaluations"].equals(told[1]["evaluations"])
+
+
+def test_a_job_that_was_replaced_during_its_audit_writes_nothing(tmp_path):
+    """The other job takes the lease while the first one's canaries are out."""
+
+    def slow(run):
+        [root] = (tmp_path / "c").iterdir()
+        (root / "lease-0002.json").write_text("")
+        return run
+
+    written = []
+    with pytest.raises(LeaseError, match="took over"):
+        stage.run(scenario(), {}, checkpoints=tmp_path / "c", transport="local", audit=slow, write=written.append)
+    assert written == []
 
 
 def test_shadow_runs_train_on_half_of_the_records_and_say_each_ones_confidence(monkeypatch):

@@ -30,6 +30,7 @@ def run(
     checkpoint_every: int = 1,
     wait_seconds: float = 0.0,
     server_hosts: bool = False,
+    audit: Callable[[Artifact], Artifact] = lambda artifact: artifact,
     write: Callable[[Artifact], None] = lambda artifact: None,
     out: Path | None = None,
     ranks: int | None = None,
@@ -42,7 +43,8 @@ def run(
             ranks, or several ranks each: training.ranks_per_silo) or "local" (all in this process).
         server_hosts: rank 0 holds silos as well; only where no silo is out while others are aggregated.
         wait_seconds: how long to await another living job on the same checkpoints.
-        write: writes the finished artifact; checkpoints are deleted only after it has returned.
+        audit: adds to the artifact what takes its time; before the lease is looked at for the last time.
+        write: writes the finished artifact, and does nothing else; checkpoints are deleted only after it has returned.
         out: where `write` puts it: looked at after waiting for another job, which may have finished the run.
         ranks: MPI ranks that the job asked for; None: any number that the silos fit in.
 
@@ -74,7 +76,7 @@ def run(
     assembly.layout  # noqa: B018 - builds model and bounds now: what does not fit is refused before a lease is taken
     guarded = checkpoints / _guard(scenario, bounds)
     if comm is None:
-        return _serve_locally(scenario, assembly, guarded, checkpoint_every, wait_seconds, write, out)
+        return _serve_locally(scenario, assembly, guarded, checkpoint_every, wait_seconds, audit, write, out)
     team_ = team.split(comm, together) if together > 1 else None
     if comm.rank:
         _serve_silos(assembly, comm, checkpoint_every, server_hosts, team_)
@@ -91,7 +93,7 @@ def run(
     own = mpi.hosted(0, comm.size, scenario.data.silos, server_hosts)
     members = {number: assembly.silo(number, lease.folder, checkpoint_every) for number in own}
     transport_ = mpi.MpiTransport(comm, scenario.data.silos, members, together)
-    artifact, server = _complete(scenario, assembly, transport_, lease, resume, checkpoint_every, write, absent)
+    artifact, server = _complete(scenario, assembly, transport_, lease, resume, checkpoint_every, audit, write, absent)
     lost = set(range(scenario.data.silos)) - server.living - absent.keys()
     if not transport_.farewell(server.failures.timeout or _LAST_SECONDS if lost else None):
         comm.Abort(0)  # the artifact is complete; a silo that stalls would hold up the end of MPI for ever
@@ -160,6 +162,7 @@ def _serve_locally(
     checkpoints: Path,
     checkpoint_every: int,
     wait_seconds: float,
+    audit: Callable[[Artifact], Artifact],
     write: Callable[[Artifact], None],
     out: Path | None,
 ) -> Artifact:
@@ -168,7 +171,7 @@ def _serve_locally(
         return finished
     resume = checkpoint.adopt(lease, range(scenario.data.silos))
     transport = assembly.local(None, lease.folder, checkpoint_every)
-    return _complete(scenario, assembly, transport, lease, resume, checkpoint_every, write)[0]
+    return _complete(scenario, assembly, transport, lease, resume, checkpoint_every, audit, write)[0]
 
 
 def _finished_by_another(scenario: study.TrainScenario, lease: Lease, out: Path | None) -> Artifact | None:
@@ -193,6 +196,7 @@ def _complete(
     lease: Lease,
     resume: checkpoint.State | None,
     checkpoint_every: int,
+    audit: Callable[[Artifact], Artifact],
     write: Callable[[Artifact], None],
     absent: Mapping[int, str] | None = None,
 ) -> tuple[Artifact, Server]:
@@ -205,6 +209,7 @@ def _complete(
         artifact = _artifact(scenario, assembly, server)
         for line in statement.lines(assembly, artifact.tables):
             print(line, flush=True)
+        artifact = audit(artifact)
         lease.verify()
         write(artifact)
         done = True

@@ -252,6 +252,25 @@ def test_artifacts_of_two_versions_are_not_mixed(tmp_path: Path, inputs: dict[st
         collect.run(collect_scenario(), {**inputs, **paths})
 
 
+def test_artifacts_of_before_are_taken_with_other_words_and_fewer_figures(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """What a later version says better changes no number; a number that an earlier one did not write is NaN."""
+    old = train(NONE, 9, 0.9, 1000)
+    column = old.tables["rounds"]["bytes_up"]
+    words = dataclasses.replace(column.field, description="as it was said before")
+    old.tables["rounds"]["bytes_up"] = artifacts.Column(words, column.values)
+    del old.tables["rounds"]["error_moments"]
+    for paths in ({"train/zz_old": old}, {"train/aa_old": old}):
+        found = collect.run(collect_scenario(), {**inputs, **written(tmp_path, paths)})
+        rounds, (key,) = found["rounds"], paths
+        assert rounds.error_moments[rounds.stem == key.removeprefix("train/")].isna().all()
+        field = found.tables["rounds"]["bytes_up"].field
+        assert field == schemas.RUN_ROUNDS.fields["bytes_up"]
+    alone = collect.run(collect_scenario(), written(tmp_path, {"train/aa_old": old}))
+    assert alone["rounds"].error_moments.isna().all()
+
+
 def test_stages_that_were_not_run_leave_typed_empty_tables(tmp_path: Path) -> None:
     found = collect.run(collect_scenario(), written(tmp_path, {"train/only": train(NONE, 0, 0.9, 1000)}))
     for name, source in collect.SOURCES.items():

@@ -368,23 +368,54 @@ def concatenate(source: Source, found: Sequence[Scenario]) -> Table:
     if source.optional:
         found = [one for one in found if source.table in _artifact(one).tables]
     tables = [_table_of(source, one) for one in found]
-    fields = {name: column.field for name, column in tables[0].items()} if tables else source.schema.fields
-    for one, table in zip(found, tables, strict=True):
-        if {name: column.field for name, column in table.items()} != fields:
-            raise ArtifactError(
-                f"{one.stage}/{one.stem} has other columns in its table {source.table!r} than {found[0].stem}; "
-                "run both again with one version of fedbound"
-            )
+    fields = {name: field for name in _names(source, tables) if (field := _meaning(source, name, found, tables))}
     lengths = [len(next(iter(table.values())).values) for table in tables]
     varies = all(field.measured for field in fields.values())  # then how many rows there are is measured, too
     keys = {key: _key(key, found, lengths, varies) for key in source.keys if key not in fields}
-    return keys | {name: Column(meaning, _joined(meaning, tables, name)) for name, meaning in fields.items()}
+    return keys | {name: Column(meaning, _joined(meaning, tables, name, lengths)) for name, meaning in fields.items()}
 
 
-def _joined(meaning: Field, tables: Sequence[Table], name: str) -> np.ndarray:
-    if tables:
-        return np.concatenate([table[name].values for table in tables])
-    return np.empty(0, object if meaning.dtype == "str" else meaning.dtype)
+def _names(source: Source, tables: Sequence[Table]) -> list[str]:
+    """Columns in the order of the artifacts, then those that only this version of fedbound writes."""
+    return list(dict.fromkeys([*(name for table in tables for name in table), *source.schema.fields]))
+
+
+def _meaning(source: Source, name: str, found: Sequence[Scenario], tables: Sequence[Table]) -> Field | None:
+    """The column's meaning in this version's words; None where artifacts of an earlier version all lack it.
+
+    An artifact of an earlier version may lack a number or a text that later ones have: it is NaN, or empty.
+    """
+    seen = [(one, table[name].field) for one, table in zip(found, tables, strict=True) if name in table]
+    ours = source.schema.fields.get(name)
+    first = seen[0][1] if seen else ours
+    assert first is not None  # the name is from one of them
+    fillable = first.dtype.startswith("float") or first.dtype == "str"
+    odd = next((one for one, field in seen if _kind(field) != _kind(first)), None)
+    if odd is None and 0 < len(seen) < len(found) and not (ours and fillable):
+        odd = next(one for one, table in zip(found, tables, strict=True) if (name in table) != (name in tables[0]))
+    if odd is not None:
+        raise ArtifactError(
+            f"{odd.stage}/{odd.stem} has other columns in its table {source.table!r} than {found[0].stem}; "
+            "run both again with one version of fedbound"
+        )
+    if found and not seen and not fillable:
+        return None
+    return ours if ours and _kind(ours) == _kind(first) else first
+
+
+def _kind(field: Field) -> tuple[str, str, bool]:
+    """All of a column's meaning but its words, which may be put better in a later version."""
+    return field.dtype, field.unit, field.measured
+
+
+def _joined(meaning: Field, tables: Sequence[Table], name: str, lengths: Sequence[int]) -> np.ndarray:
+    dtype = object if meaning.dtype == "str" else np.dtype(meaning.dtype)
+    lacking = "" if meaning.dtype == "str" else math.nan
+    parts = [
+        table[name].values if name in table else np.full(length, lacking, dtype)
+        for table, length in zip(tables, lengths, strict=True)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
 def _table_of(source: Source, one: Scenario) -> Table:

@@ -300,6 +300,7 @@ def length(table: Table) -> int:
 
 def _table(name: str, heading: str, writers: dict[str, Writer | None], table: Table) -> str:
     """A sortable table of the columns in `writers`; a text that all rows share is said once, below."""
+    writers = {key: writer for key, writer in writers.items() if key in table}  # a study of before may lack columns
     shared = {key: _shared(table[key]) for key, writer in writers.items() if not writer}
     shown = {k: writer for k, writer in writers.items() if shared.get(k) is None and not _unknown(table[k])}
     rows = _distinct(table, shown) if name in _ONCE else range(length(table))

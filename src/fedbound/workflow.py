@@ -111,9 +111,10 @@ def take_over(jobs: Iterable[Any]) -> None:
 
 
 def say_where_results_are(made: plan.Plan) -> None:
-    """After a success: where report and data lie, unless only part of the study was asked for."""
+    """After a success: where report and data lie, unless a part was asked for and they are missing or of before."""
     data = Path(made.job("collect", "study").path)
-    if data.exists():
+    results = [path for path in (Path(job.path) for job in made if job.stage != "collect") if path.exists()]
+    if data.exists() and all(path.stat().st_mtime <= data.stat().st_mtime for path in results):
         print(
             f"fedbound: the report is {data.with_name('report.html')}; main figures: fedbound summary {data}",
             flush=True,

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -17,7 +19,7 @@ from report_cases import NONE, SZ3, TRAINING, collect_scenario, privacy, train, 
 
 from fedbound import artifacts
 from fedbound.errors import ArtifactError
-from fedbound.report import html, html_tables, plots, stage, text
+from fedbound.report import collect, html, html_tables, plots, simulation_plots, stage, text
 from fedbound.report.summary import WIDTH, columns, summary
 
 HOSTILE = "</title><script>alert('x')</script> & \"<img src=x onerror=alert(1)>"
@@ -146,6 +148,49 @@ def test_a_plot_shows_every_setting_and_names_its_axes(entry: tuple, collected: 
     ]
     assert all(inside)
     assert inside or axes.patches
+
+
+def _simulations(**varied: Sequence[Any]) -> dict[str, pd.DataFrame]:
+    """Frames of one simulation per combination of what varies."""
+    base = {"setting": "ebq", "scheduler": "sync", "case": "", "clients": 10, "client_bandwidth": 100.0}
+    base |= {"server_bandwidth": 1e3, "epoch_seconds": 1.0, "round_seconds": 1.0}
+    base |= dict.fromkeys((f"{part}_seconds" for part in collect.PARTS), 0.1)
+    rows = [{**base, **dict(zip(varied, values, strict=True))} for values in itertools.product(*varied.values())]
+    return {"simulations": pd.DataFrame(rows)}
+
+
+def _labels(figure: Any) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_of_many_networks_the_middle_one_is_shown_with_every_variant() -> None:
+    cases = [f"q_max={i}" for i in range(4)]
+    frames = _simulations(case=cases, client_bandwidth=[1e6, 10.0, 2.5], clients=[10, 1000])
+    frames["simulations"].case += [f", {bandwidth:g}" for bandwidth in frames["simulations"].client_bandwidth]
+    shown = "Shown at clients' links of 10 Mbit/s and a server's of 1,000; the tables have the other networks."
+    figure, caption = simulation_plots.simulated_times(frames)
+    assert _labels(figure) == [f"ebq, {case}, 10" for case in cases]
+    assert shown in caption
+    figure, caption = simulation_plots.where_time_goes(frames)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        f"{clients:,} clients, ebq, {case}, 10" for clients in (1000, 10) for case in cases
+    ]
+    assert shown in caption
+
+
+def test_bars_that_are_left_out_are_counted() -> None:
+    settings = [f"s{i:02}" for i in range(14)]
+    figure, caption = simulation_plots.where_time_goes(_simulations(setting=settings))
+    assert len(figure.axes[0].get_yticklabels()) == 12
+    assert caption.endswith("12 of 14 bars are shown.")
+    _, caption = simulation_plots.where_time_goes(_simulations(setting=settings, clients=[10, 100]))
+    assert "With 100 clients" in caption
+    assert caption.endswith("12 of 14 bars are shown.")
+
+
+def test_simulations_without_work_are_no_plot() -> None:
+    with pytest.raises(plots.Missing, match="no simulation did any work"):
+        simulation_plots.simulated_times(_simulations(epoch_seconds=[float("nan")]))
 
 
 def test_a_text_that_all_rows_share_is_said_once(page: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,14 +21,15 @@ _BARS = 12
 def simulated_times(frames: Frames) -> tuple[Any, str]:
     """Simulated time of a round's work by clients; where there are too many networks, in the middle one."""
     simulations = _need(frames["simulations"], _SIMULATE)
+    simulations = _need(simulations[np.isfinite(simulations.epoch_seconds)], "Not shown: no simulation did any work.")
     lines = ["setting", "scheduler", "case"]
     shown, more = _middle(simulations, simulations.groupby(lines).ngroups > MOST)
     groups = list(shown.groupby(lines, sort=False))
-    several = shown.scheduler.nunique() > 1
+    several, cases = shown.scheduler.nunique() > 1, shown.case.nunique() > 1
     figure, axes = _axes()
     for i, ((setting, scheduler, case), rows) in enumerate(groups[:MOST]):
         mean = rows.groupby("clients").epoch_seconds.mean()
-        label = ", ".join(filter(None, [setting, scheduler if several else "", case if not more else ""]))
+        label = ", ".join(filter(None, [setting, scheduler if several else "", case if cases else ""]))
         axes.plot(mean.index, mean, label=label, **_style(i))
     axes.set(xscale="log", yscale="log", xlabel="clients (log scale)", ylabel="predicted round, s (log scale)")
     _ticks(axes.xaxis, sorted(set(shown.clients)))
@@ -45,9 +45,11 @@ def where_time_goes(frames: Frames) -> tuple[Any, str]:
     """Shares of a mean client's round; of too many simulations those of the middle network, then of most clients."""
     simulations = _need(frames["simulations"], _SIMULATE)
     rows, more = _middle(simulations, len(simulations) > _BARS)
-    if len(rows) > _BARS:
+    if len(rows) > _BARS and rows.clients.nunique() > 1:
         most = rows.clients.max()
         rows, more = rows[rows.clients == most], f"{more} With {most:,} clients: the tables have the others."
+    if len(rows) > _BARS:
+        more += f" {_BARS} of {len(rows)} bars are shown."
     rows = rows.sort_values(["clients", "setting"], kind="stable", ascending=[False, False]).tail(_BARS)
     parts = rows[[f"{part}_seconds" for part in PARTS]].to_numpy()
     waiting = np.clip(rows.round_seconds.to_numpy() - parts.sum(axis=1), 0, None)
@@ -82,11 +84,13 @@ def where_time_goes(frames: Frames) -> tuple[Any, str]:
 
 def _middle(simulations: pd.DataFrame, too_many: bool) -> tuple[pd.DataFrame, str]:
     """All simulations or, where that is too many, those of the network in the middle, and a sentence that says so."""
-    cases = sorted(set(simulations.case), key=lambda case: [float(n) for n in re.findall(r"\d+(?:\.\d+)?", case)])
-    if not too_many or len(cases) == 1:
+    networks = sorted(set(zip(simulations.client_bandwidth, simulations.server_bandwidth, strict=True)))
+    if not too_many or len(networks) == 1:
         return simulations, ""
-    case = cases[len(cases) // 2]
-    return simulations[simulations.case == case], f" Shown at {case}; the tables have the other networks."
+    client, server = networks[len(networks) // 2]
+    shown = simulations[(simulations.client_bandwidth == client) & (simulations.server_bandwidth == server)]
+    links = f"clients' links of {client:,g} Mbit/s and a server's of {server:,g}"
+    return shown, f" Shown at {links}; the tables have the other networks."
 
 
 def _some(series: int) -> str:

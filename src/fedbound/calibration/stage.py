@@ -165,7 +165,9 @@ def decide(prober: Prober, known: Survey) -> Decision:
     if found.verdict is None:
         return found
     most = SPARE * _predicted(known, found.accepted)
-    below = scales[: scales.index(found.accepted)][::-stride]
+    accepted = scales.index(found.accepted)
+    anchor = min(max(start, 0), accepted)  # what is untested is tried in an order that no test decides
+    below = [*scales[anchor:accepted][::-1], *scales[anchor % stride : anchor : stride][::-1]]
     finer = [scale for scale in below if _predicted(known, scale) <= most]
     enough = partial(_enough, prober)
     return margin(found, finer, partial(_test, prober, early=enough), enough)

@@ -54,6 +54,19 @@ def test_a_tenth_of_the_noise_is_caught():
     assert found.audited > 1.5
 
 
+@pytest.mark.parametrize("canaries", [1, 2, 3, 64, 150, 1000])
+def test_the_cap_is_what_right_guesses_of_all_canaries_show(canaries):
+    """No more are guessed than there are: of 1000 eleven numbers of guesses are left, the largest 2 x 397."""
+    included = np.arange(canaries) < canaries // 2
+    found = one_run.audit(included.astype(float), included, 1e-5, 0.05)
+    assert found.audited == found.cap
+    assert found.right == found.guesses <= canaries
+    assert (found.cap > 0) == (canaries >= 64)
+    if canaries == 1000:
+        assert found.guesses == 794
+        assert found.cap == one_run.lower_bound(794, 794, 1000, 1e-5, 0.05 / 11)
+
+
 def test_false_alarms_of_guesses_without_information():
     """100 audits of random scores at level 0.05: at most 15 positive bounds (probability 4e-5)."""
     rng = np.random.default_rng(0)

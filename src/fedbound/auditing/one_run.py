@@ -77,12 +77,11 @@ def audit(scores: np.ndarray, included: np.ndarray, delta: float, level: float) 
     canaries = len(scores)
     order = np.argsort(scores)
     best = OneRun(0.0, 0.0, 0, 0, canaries, level)
-    counts = sorted({max(1, round(canaries / 2 ** (i / 1.5))) for i in range(1, GUESSES + 1)})
-    share = level / len(counts)
-    cap = max(lower_bound(2 * k, 2 * k, canaries, delta, share) for k in counts)
+    tried = {max(1, round(canaries / 2 ** (i / 1.5))) for i in range(1, GUESSES + 1)}
+    counts = sorted(k for k in tried if 2 * k <= canaries)  # of either guess
+    share = level / max(1, len(counts))
+    cap = max((lower_bound(2 * k, 2 * k, canaries, delta, share) for k in counts), default=0.0)
     for k in counts:
-        if 2 * k > canaries:
-            continue
         right = int(included[order[-k:]].sum() + (~included[order[:k]]).sum())
         bound = lower_bound(right, 2 * k, canaries, delta, share)
         if bound >= best.audited:

@@ -13,6 +13,7 @@ from fedbound.bench import study_audits
 from fedbound.data import federation
 from fedbound.errors import InputError, LeaseError
 from fedbound.federation import stage
+from fedbound.privacy import sums
 
 KINDS = {
     "updates": {"mechanism": "gaussian"},
@@ -56,6 +57,38 @@ def test_canaries_without_noise_are_all_found():
     assert found.shown.audited == pytest.approx(found.shown.cap, rel=0.2)
     with pytest.raises(InputError, match="training.privacy: null"):
         runs.canaries(scenario(), 10, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_only_canaries_that_are_in_a_sum_are_encoded_and_the_others_are_absent(rate):
+    """Of two silos with 40 and 60 vectors and 50 canaries: each along its own coordinate, with the clip's length."""
+
+    seen = []
+
+    class Recording:
+        plan = sums.Plan("skellam", sums.Members(2, 100), 70, 0.5, 18, 1e-5, 3, rate=rate)
+
+        def encode(self, vectors, absent, signs, rng):
+            own = np.concatenate([np.zeros((0, 70)), *vectors])
+            seen.append((own, absent))
+            return np.zeros(self.plan.size, np.int64)
+
+        def decode(self, total, vectors, signs):
+            return np.zeros(70)
+
+    _, included = runs._of_sums(Recording(), [40, 60], scenario(), 50, np.random.default_rng(0))
+    assert len(included) == 50
+    assert len(seen) == 6
+    for (own, absent), size, first, last in zip(seen, [40, 60] * 3, [0, 40] * 3, [40, 50] * 3, strict=True):
+        assert len(own) + absent == size
+        assert (own.max(axis=1) == 0.5).all()
+        assert (np.count_nonzero(own, axis=1) == 1).all()
+        coordinates = own.argmax(axis=1)
+        possible = first + np.flatnonzero(included[first:last])
+        assert np.isin(coordinates, possible).all()
+        assert rate < 1 or len(coordinates) == len(possible)
+    sampled = sum(len(own) for own, _ in seen) / (3 * included.sum())
+    assert sampled == 1 if rate == 1 else 0.3 < sampled < 0.7
 
 
 def test_a_run_that_asks_for_canaries_is_audited_in_its_artifact(tmp_path, capsys):

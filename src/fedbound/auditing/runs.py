@@ -133,22 +133,23 @@ def _of_sums(
         signs, total = summation.signs(scenario.seed, round_, plan.size), np.zeros(plan.size, np.int64)
         for start, end in itertools.pairwise(ends):
             taken = np.arange(start, end)
+            taken = taken[taken < count]
+            taken = taken[included[taken]]  # zero vectors are as absent ones to the sum
             taken = taken[rng.random(len(taken)) < plan.rate] if plan.rate < 1 else taken
-            own = _canaries(taken, included, plan.dimension, plan.clip)
+            own = _canaries(taken, plan.dimension, plan.clip)
             total += sum_.encode(own, int(end - start - len(taken)), signs, rng)
             total &= (1 << plan.bits) - 1
         scores += sum_.decode(total, sum(vectors), signs)[:count]
     return scores, included
 
 
-def _canaries(numbers: np.ndarray, included: np.ndarray, size: int, clip: float) -> Iterator[np.ndarray]:
-    """The vectors of these numbers, float64 [k, size], some at a time."""
+def _canaries(numbers: np.ndarray, size: int, clip: float) -> Iterator[np.ndarray]:
+    """The vectors along these coordinates, float64 [k, size], some at a time."""
     step = max(1, 2**22 // size)
     for start in range(0, len(numbers), step):
         own = numbers[start : start + step]
         rows = np.zeros((len(own), size))
-        there = np.flatnonzero((own < len(included)) & included[np.minimum(own, len(included) - 1)])
-        rows[there, own[there]] = clip
+        rows[np.arange(len(own)), own] = clip
         yield rows
 
 

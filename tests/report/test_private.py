@@ -10,6 +10,7 @@ import pytest
 from report_cases import NONE, TRAINING, collect_scenario, privacy, row, train, written
 
 from fedbound import artifacts, schemas, study
+from fedbound.auditing.runs import LEVEL
 from fedbound.report import collect, html
 
 
@@ -35,6 +36,7 @@ def test_private_training_is_told_beside_no_privacy(tmp_path: Path) -> None:
     assert told.epsilon.tolist() == [4.0, 1.0, math.inf]
     assert told.seeds.tolist() == [2, 1, 2]
     np.testing.assert_array_equal(told.audited, [0.9, math.nan, math.nan])
+    assert f"wrong with at most {100 * LEVEL:g} %" in schemas.STUDY_PRIVATE.fields["audited"].description
     np.testing.assert_array_equal(told.audit_cap, [5.0, math.nan, math.nan])
     assert collected["run_audits"].stem.tolist() == ["a0", "a1"]
     np.testing.assert_allclose(told.accuracy, [0.75, 0.5, 0.9])

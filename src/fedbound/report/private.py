@@ -38,7 +38,10 @@ def training(settings: Table, runs: Table, stated: Table, audits: Table) -> Tabl
 
 
 def _audited(audits: Table, own: np.ndarray) -> dict[str, float]:
-    """The largest lower bound that a setting's canaries showed, and could have; NaN without any."""
+    """The largest lower bound that a setting's canaries showed, and could have; NaN without any.
+
+    Each seed's is at its own level: that the largest of n exceeds a true claim has up to n times the probability.
+    """
     names = {"audited": "audited", "audit_cap": "cap"}
     return {name: float(audits[key].values[own].max()) if own.any() else math.nan for name, key in names.items()}
 

@@ -143,7 +143,11 @@ STUDY_PRIVATE = Schema(
         "setting": STUDY_KEYS["setting"],
         "mechanism": text("law of the noise; none without privacy"),
         "epsilon": real("1", "claimed: epsilon of the whole run, the largest over seeds; inf without privacy"),
-        "audited": real("1", "lower bound of epsilon by canaries, the largest over seeds; NaN: no run was audited"),
+        "audited": real(
+            "1",
+            "lower bound of epsilon by canaries, the largest over seeds; each seed's is wrong with at most 5 %, "
+            "and the largest of n with at most n times that; NaN: no run was audited",
+        ),
         "audit_cap": real("1", "the largest lower bound that so many canaries could have shown; NaN: none was audited"),
         "delta": real("1", "delta at which epsilon holds; NaN without privacy"),
         "accuracy": real("1", "test accuracy, mean over seeds"),

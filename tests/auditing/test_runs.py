@@ -59,6 +59,17 @@ def test_canaries_without_noise_are_all_found():
         runs.canaries(scenario(), 10, np.random.default_rng(0))
 
 
+def test_canaries_of_dp_sgd_are_fewer_where_their_inputs_would_not_fit(monkeypatch):
+    """One input for each record and canary: 1 GiB of float32."""
+    assert runs._VALUES * 4 == 2**30
+    one = scenario({"clip": 0.5, "epsilon": 1.0, **KINDS["steps"]}, rounds=1)
+    sizes = [len(silo.train) for silo in federation(one.data).silos]
+    values = 50 * max(sizes)
+    monkeypatch.setattr(runs, "_VALUES", values)
+    found = runs.canaries(one, 650, np.random.default_rng(0))
+    assert found.shown.canaries in {values // size for size in sizes}  # of the silo that has spent the most
+
+
 @pytest.mark.parametrize("rate", [1.0, 0.5])
 def test_only_canaries_that_are_in_a_sum_are_encoded_and_the_others_are_absent(rate):
     """Of two silos with 40 and 60 vectors and 50 canaries: each along its own coordinate, with the clip's length."""

@@ -36,6 +36,7 @@ LEVEL = 0.05  # probability that one audit's lower bound is wrong
 _REACH = 100.0  # gradients of DP-SGD's canaries over their clip: clipping holds them to it
 CALIBRATED = 0.01  # the relative bound that stands for a calibrated one
 _REPLAY = 0x617564  # keeps an audit's draws apart from others of the run's seed
+_VALUES = 1 << 28  # of all their inputs in DP-SGD, float32: 1 GiB
 _RATE = 1e-7  # learning rate of theirs: the model hardly moves, so that their gradients stay
 
 
@@ -68,7 +69,8 @@ def canaries(scenario: study.TrainScenario, most: int, rng: np.random.Generator)
 
     Args:
         scenario: a run with privacy.
-        most: canaries; fewer where the sum has fewer vectors or coordinates.
+        most: canaries; fewer where the sum has fewer vectors or coordinates, or DP-SGD so many records that the
+            canaries' inputs would not fit 1 GiB.
         rng: of coin flips and noise.
 
     Raises:
@@ -188,7 +190,7 @@ def _of_steps(
     silo = max(range(assembly.data.silos), key=lambda one: spending.of_silo(one, rounds))
     noise = per_example.RecordNoise(settings.clip, spending.multipliers[silo], spending.rates[silo])
     records = len(assembly.silos.silos[silo].train)
-    count = min(most, records)
+    count = min(most, records, max(1, _VALUES // records))
     included = rng.random(count) < 0.5
     inputs = np.zeros((records, count), np.float32)
     inputs[np.arange(count), np.arange(count)] = _REACH * noise.clip * included

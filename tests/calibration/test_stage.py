@@ -15,6 +15,7 @@ from fedbound.errors import InputError
 from fedbound.exchange import bounds as rules
 from fedbound.exchange.layout import Layout
 from fedbound.models.state import TensorSpec
+from fedbound.registry import MODELS
 
 
 def scenario(members: int = 3, **calibration: object) -> study.CalibrateScenario:
@@ -156,3 +157,18 @@ def test_fewer_seeds_than_the_test_needs_and_no_tolerance_are_refused():
         study.parse({"study": "t", "calibration": {"seeds": [1, 2, 3]}})
     with pytest.raises(InputError, match=r"calibration.tolerance: 0"):
         study.parse({"study": "t", "calibration": {"tolerance": 0}})
+
+
+def test_a_language_model_is_calibrated_by_the_share_of_its_tokens(tmp_path):
+    (tmp_path / "plain.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    dataset = {"name": "text", "path": str(tmp_path / "plain.txt"), "context": 16}
+    model = MODELS.normalise({"name": "transformer", "width": 8, "heads": 2, "layers": 1})
+    texts = scenario(2, rounds=1, largest=0.1, seeds=[1, 2, 3, 4], tolerance=50).model_copy(
+        update={"data": study.Data(dataset=dataset, silos=2, partition="iid"), "model": model}
+    )
+    artifact = stage.run(texts, {})
+    assert artifact["decision"].scale[0] > 0
+    assert artifact["probes"].accuracy.between(0, 1).all()
+    noised = texts.calibration.model_copy(update={"silos": "needs", "reveal_epsilon": 1.0})
+    with pytest.raises(InputError, match=r"calibration.reveal_epsilon: 1 is refused with the data set 'text'"):
+        texts.model_copy(update={"calibration": noised}).check()

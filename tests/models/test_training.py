@@ -306,3 +306,17 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(monkeypatch):
 def test_mixed_precision_on_the_cpu_is_refused():
     with pytest.raises(InputError, match="training.*precision 'bfloat16' needs a GPU"):
         study.parse({"study": "s", "training": {"precision": "bfloat16"}})
+
+
+@pytest.mark.parametrize("shape", [(50,), (50, 7)])
+def test_what_is_right_sample_by_sample_adds_up_to_the_evaluation(shape: tuple[int, ...]) -> None:
+    """Also where a sample has several predictions, as a text has."""
+    rng = np.random.default_rng(0)
+    split = data.Split(rng.normal(size=(*shape, 4)).astype(np.float32), rng.integers(0, 3, shape))
+    module = torch.nn.Linear(4, 3)
+    found = training.right(module, split, batch_size=16)
+    assert found.shape == (50,)
+    expected = training.evaluate(module, split)
+    assert 0 < expected.correct < expected.samples
+    assert found.mean() == pytest.approx(expected.correct / expected.samples)
+    assert module.training

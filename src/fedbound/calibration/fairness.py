@@ -60,10 +60,10 @@ class Facts:
 
 
 def label_entropy(labels: np.ndarray, classes: int) -> float:
-    """Entropy of the labels over log(classes): 0 for one class, 1 for all classes alike; labels are int64 [n]."""
+    """Entropy of the labels over log(classes): 0 for one class, 1 for all classes alike; int64 labels of any shape."""
     if classes < 2 or not len(labels):
         return 0.0
-    share = np.bincount(labels, minlength=classes) / len(labels)
+    share = np.bincount(labels.ravel(), minlength=classes) / labels.size
     share = share[share > 0]
     return max(0.0, float(-(share * np.log(share)).sum() / math.log(classes)))
 

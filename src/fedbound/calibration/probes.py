@@ -209,19 +209,12 @@ class _Listener:
 
 
 def _correct(module: Any, layout: Layout, model: State, split: data.Split) -> np.ndarray:
-    """Whether `model` classifies each sample correctly, float64 0 or 1."""
-    import torch
-
-    from fedbound.models.state import as_tensor, set_state
+    """The share of each sample's predictions that `model` gets right, float64."""
+    from fedbound.models.state import set_state
+    from fedbound.models.training import right
 
     set_state(module, layout.unflatten(model))
-    module.eval()
-    with torch.no_grad():
-        found = [
-            module(as_tensor(split.x[i : i + 1024])).argmax(1).numpy() == split.y[i : i + 1024]
-            for i in range(0, len(split), 1024)
-        ]
-    return np.concatenate(found).astype(np.float64)
+    return right(module, split)
 
 
 def _bits(server: Server) -> dict[tuple[str, int, str], float]:

@@ -138,6 +138,27 @@ def evaluate(module: torch.nn.Module, split: data.Split, batch_size: int = 512) 
     return Evaluation(split.y.size, int(correct), float(loss))
 
 
+def right(module: torch.nn.Module, split: data.Split, batch_size: int = 512) -> np.ndarray:
+    """The share of each sample's predictions that are right, float64 [n]: 0 or 1, of a text the share of its tokens.
+
+    `module` is evaluated where it is, in evaluation mode; its mode is restored.
+    """
+    import torch
+
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    x, y = _tensors(split, module, device)
+    found = []
+    was_training = module.training
+    module.eval()
+    with torch.inference_mode():
+        for start in range(0, len(split), batch_size):
+            part = slice(start, start + batch_size)
+            hits = (module(x[part]).argmax(-1) == y[part]).double()
+            found.append(hits.reshape(len(hits), -1).mean(1).cpu().numpy())
+    module.train(was_training)
+    return np.concatenate(found)
+
+
 def cross_entropy(logits: torch.Tensor, y: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """Cross-entropy (nat) over all predictions, in float32: logits [..., classes], y [...] of any integer type."""
     import torch

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from fedbound.errors import InputError
+from fedbound.registry import DATASETS
 from fedbound.study.exchange import Calibration, Exchange
 from fedbound.study.outcome import Privacy, Report
 from fedbound.study.parts import Codec, Model, Section, Seed
@@ -47,11 +48,18 @@ class CalibrateScenario(Section):
         """Refuse, before any job, what no calibration can work with.
 
         Raises:
-            InputError: there is but one silo, or no sample is held out.
+            InputError: there is but one silo, no sample is held out, or texts would be revealed with noise for labels.
         """
         if self.data.silos < 2:
             raise InputError(
                 "data.silos: 1 silo has no federation to calibrate; use at least 2, or give exchange.bound as a number"
+            )
+        tokens = getattr(DATASETS.entry(self.data.dataset["name"]).factory, "tokens", False)
+        if tokens and self.calibration.reveal_epsilon is not None:
+            raise InputError(
+                f"calibration.reveal_epsilon: {self.calibration.reveal_epsilon:g} is refused with the data set "
+                f"{self.data.dataset['name']!r}: its noise is for samples of one label each; remove it, or use silos: "
+                "uniform"
             )
         if not self.data.validation:
             raise InputError(
